@@ -1,0 +1,58 @@
+/* file.h - whole reads and writes, and output files that appear whole or not at all. */
+#ifndef BASE_FILE_H
+#define BASE_FILE_H
+
+#include "base/memory.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Appends a file's bytes to text; a file longer than limit is refused. EX_NOINPUT, EX_DATAERR, EX_IOERR. */
+int file_read(const char *path, size_t limit, struct text *text);
+
+/* Reads exactly size bytes at an offset of fd. EX_DATAERR where the file is shorter (path names it), EX_IOERR. */
+int file_read_at(int fd, const char *path, void *data, size_t size, int64_t offset);
+
+/* Opens for reading and gives the size. EX_NOINPUT after a message; a directory is refused. */
+int file_open(const char *path, int *fd, int64_t *size);
+
+/* The part of a path behind its last '/' (trailing ones ignored); the caller frees. */
+char *file_basename(const char *path);
+
+/* Joins with '/'; the caller frees. */
+char *file_join(const char *directory, const char *name);
+
+/* An output: standard output (path NULL or "-"), something that isn't a regular file (a device, a pipe; written in place),
+ * or a file. A file is written as the sibling `.NAME.part`, locked against a second writer, and gets its name only in
+ * output_commit(). */
+struct output {
+    int fd;
+    char *path, *part;       /* part is NULL where the output is written in place */
+    int64_t written;         /* bytes so far */
+};
+
+/* EX_CANTCREAT after a message. Binary output to a terminal is refused where binary is set (EX_USAGE). */
+int output_open(struct output *output, const char *path, bool binary);
+
+/* Writes all. EX_IOERR after a message. */
+int output_write(struct output *output, const void *data, size_t size);
+
+/* Flushes to the disk (fsync), renames into place, closes. EX_IOERR, EX_CANTCREAT after a message; then nothing is left. */
+int output_commit(struct output *output);
+
+/* Closes; removes what was not committed. */
+void output_close(struct output *output);
+
+/* Ends text on standard output: what was printed must have arrived. EX_IOERR after a message. (On a full device an error shows
+ * up in ferror or only in fclose, by how much was printed.) */
+int stdout_close(void);
+
+/* fsync of a directory, so that a rename in it survives a crash. */
+int directory_sync(const char *path);
+
+/* Removes a directory with the plain files in it (no subdirectories); absent is fine. EX_CANTCREAT after a message. */
+int directory_remove(const char *path);
+
+#endif

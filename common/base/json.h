@@ -1,0 +1,68 @@
+/* json.h - trees of JSON values: configurations, attributes of records, reports. The door to jansson.
+ *
+ * Values are reference-counted; "stolen" means that the callee takes over the caller's reference. Objects keep the order
+ * in which members were added. Integers are 64-bit. */
+#ifndef BASE_JSON_H
+#define BASE_JSON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct json;
+
+enum json_kind { JSON_NOTHING, JSON_KIND_NULL, JSON_KIND_BOOL, JSON_KIND_INT, JSON_KIND_REAL, JSON_KIND_STRING,
+                 JSON_KIND_ARRAY, JSON_KIND_OBJECT };
+
+/* Parses length bytes; NULL after a message that names what ('config.json', say) and the place. Duplicate members and
+ * bytes behind the value are refused. The caller releases. */
+struct json *json_parse(const char *text, size_t length, const char *what);
+
+/* Reads and parses a file of at most 1 GiB; *value is the caller's. EX_NOINPUT or EX_DATAERR after a message. */
+int json_load(const char *path, struct json **value);
+
+/* The value as text: one line (indent 0), or indented by as many spaces; reals in their shortest form that reads back
+ * equal. The caller frees. */
+char *json_write(const struct json *value, int indent);
+
+struct json *json_keep(struct json *value);          /* one more reference */
+void json_drop(struct json *value);                  /* NULL is allowed */
+struct json *json_clone(const struct json *value);   /* a deep copy, the caller's */
+bool json_same(const struct json *a, const struct json *b);
+
+struct json *json_make_null(void);
+struct json *json_make_bool(bool value);
+struct json *json_make_int(int64_t value);
+struct json *json_make_real(double value);           /* NULL where value isn't finite */
+struct json *json_make_string(const char *text);     /* NULL where text isn't UTF-8 */
+struct json *json_make_stringn(const char *text, size_t length);
+struct json *json_make_array(void);
+struct json *json_make_object(void);
+struct json *json_make_strings(const char *const *text, int count);
+
+enum json_kind json_kind(const struct json *value);  /* JSON_NOTHING for NULL */
+
+/* Member of an object, item of an array; borrowed, NULL where absent or value is of another kind. */
+struct json *json_at(const struct json *object, const char *key);
+struct json *json_item(const struct json *array, size_t index);
+size_t json_count(const struct json *value);         /* items or members; 0 for other kinds */
+
+/* Walks an object: `for (void *m = json_first(o); m; m = json_following(o, m))`. */
+void *json_first(const struct json *object);
+void *json_following(const struct json *object, void *member);
+const char *json_key(void *member);
+struct json *json_value(void *member);
+
+/* The scalar, or otherwise where value is NULL or of another kind; json_as_real takes integers too. */
+int64_t json_as_int(const struct json *value, int64_t otherwise);
+double json_as_real(const struct json *value, double otherwise);
+bool json_as_bool(const struct json *value, bool otherwise);
+const char *json_as_string(const struct json *value, const char *otherwise);   /* borrowed */
+size_t json_as_length(const struct json *value);                                 /* bytes of a string */
+
+/* Adds; value is stolen, also where it fails (only out of memory or NULL, which is our bug: exit 70). */
+void json_put(struct json *object, const char *key, struct json *value);
+void json_append(struct json *array, struct json *value);
+void json_remove(struct json *object, const char *key);
+
+#endif

@@ -1,0 +1,191 @@
+/* options.c - argp with our common children, our exit codes and one-line complaints. */
+#include "base/options.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/parallel.h"
+
+#include <errno.h>
+#include <fnmatch.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct common_options common_options;
+
+static const struct program *running;
+
+enum { KEY_THREADS = 0x1000, KEY_SEED };
+
+static error_t parse_general(int key, char *value, struct argp_state *state)
+{
+    (void)value;
+    (void)state;
+    switch (key) {
+    case 'v':
+        error_verbosity = VERBOSE;
+        return 0;
+    case 'q':
+        error_verbosity = QUIET;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static error_t parse_output(int key, char *value, struct argp_state *state)
+{
+    (void)state;
+    if (key != 'o')
+        return ARGP_ERR_UNKNOWN;
+    common_options.output = value;
+    return 0;
+}
+
+static error_t parse_threads(int key, char *value, struct argp_state *state)
+{
+    (void)state;
+    if (key != KEY_THREADS)
+        return ARGP_ERR_UNKNOWN;
+    parallel_set((int)option_int("--threads", value, 1, 1024));
+    return 0;
+}
+
+static error_t parse_seed(int key, char *value, struct argp_state *state)
+{
+    (void)state;
+    if (key != KEY_SEED)
+        return ARGP_ERR_UNKNOWN;
+    common_options.seed = (uint64_t)option_int("--seed", value, 0, INT64_MAX);
+    return 0;
+}
+
+static const struct argp_option general_table[] = {
+    {"verbose", 'v', NULL, 0, "say more of what is done", -2},
+    {"quiet", 'q', NULL, 0, "say errors only", -2},
+    {0},
+};
+static const struct argp_option output_table[] = {
+    {"output", 'o', "FILE", 0, "write to FILE, which appears whole or not at all, instead of standard output", -3},
+    {0},
+};
+static const struct argp_option threads_table[] = {
+    {"threads", KEY_THREADS, "N", 0, "use N threads (default: as many as processors); the result doesn't depend on it", -3},
+    {0},
+};
+static const struct argp_option seed_table[] = {
+    {"seed", KEY_SEED, "N", 0, "seed of the random numbers (default: 0)", -3},
+    {0},
+};
+
+static const struct argp general = {.options = general_table, .parser = parse_general};
+static const struct argp output = {.options = output_table, .parser = parse_output};
+static const struct argp threads = {.options = threads_table, .parser = parse_threads};
+static const struct argp seed = {.options = seed_table, .parser = parse_seed};
+
+/* getopt has said its line by the time argp wants to add "Try ... --help": without a stream it stays at the one line. */
+static error_t parse_program(int key, char *value, struct argp_state *state)
+{
+    error_t result = running->parse(key, value, state);
+
+    if (key == ARGP_KEY_INIT) {
+        state->err_stream = NULL;
+        return 0;
+    }
+    if (result == ARGP_ERR_UNKNOWN && key == ARGP_KEY_ARG)
+        die(EX_USAGE, "unexpected operand '%s'", value);
+    return result;
+}
+
+static void print_version(FILE *stream, struct argp_state *state)
+{
+    (void)state;
+    fprintf(stream, "%s (Lapidary) %s\n", running->name, LAPIDARY_VERSION);
+}
+
+void options_parse(const struct program *program, int argc, char **argv)
+{
+    struct argp_child children[5] = {{.argp = &general}};
+    int n = 1;
+    char *doc = xasprintf("%s\v%s%sExample:\n\n%s", program->purpose, program->details ? program->details : "",
+                          program->details ? "\n\n" : "", program->example);
+    struct argp argp = {program->table, parse_program, program->operands, doc, children, NULL, NULL};
+    error_t error;
+
+    if (program->common & OPTION_OUTPUT)
+        children[n++].argp = &output;
+    if (program->common & OPTION_THREADS)
+        children[n++].argp = &threads;
+    if (program->common & OPTION_SEED)
+        children[n++].argp = &seed;
+    running = program;
+    error_program(program->name);
+    argp_program_version_hook = print_version;
+    argp_err_exit_status = EX_USAGE;
+    argv[0] = (char *)(uintptr_t)program->name;
+    error = argp_parse(&argp, argc, argv, 0, NULL, NULL);
+    if (error)
+        exit(EX_USAGE);
+    free(doc);
+}
+
+int64_t option_int(const char *option, const char *value, int64_t least, int64_t most)
+{
+    char *end = NULL;
+    long long number;
+
+    errno = 0;
+    number = strtoll(value, &end, 10);
+    if (end == value || *end)
+        die(EX_USAGE, "%s: '%s' is not a whole number", option, value);
+    if (errno || number < least || number > most)
+        die(EX_USAGE, "%s: %s is outside %lld..%lld", option, value, (long long)least, (long long)most);
+    return number;
+}
+
+double option_real(const char *option, const char *value, double least, double most)
+{
+    char *end = NULL;
+    double number = strtod(value, &end);
+
+    if (end == value || *end || !isfinite(number))
+        die(EX_USAGE, "%s: '%s' is not a number", option, value);
+    if (number < least || number > most)
+        die(EX_USAGE, "%s: %s is outside %g..%g", option, value, least, most);
+    return number;
+}
+
+int option_word(const char *option, const char *value, const char *const *words)
+{
+    struct text list = {0};
+
+    for (int i = 0; words[i]; i++) {
+        if (!strcmp(value, words[i])) {
+            text_free(&list);
+            return i;
+        }
+        text_format(&list, "%s%s", i ? ", " : "", words[i]);
+    }
+    die(EX_USAGE, "%s: '%s' is not one of %s", option, value, list.data);
+}
+
+void option_operand(const char **operand, const char *value)
+{
+    if (*operand)
+        die(EX_USAGE, "unexpected operand '%s'", value);
+    *operand = value;
+}
+
+void globs_add(struct globs *globs, const char *glob)
+{
+    globs->glob = xreallocarray(globs->glob, (size_t)globs->count + 1, sizeof *globs->glob);
+    globs->glob[globs->count++] = glob;
+}
+
+bool globs_match(const struct globs *globs, const char *name)
+{
+    for (int i = 0; i < globs->count; i++)
+        if (!fnmatch(globs->glob[i], name, 0))
+            return true;
+    return globs->count == 0;
+}

@@ -1,0 +1,63 @@
+/* options.h - the one option parser: glibc's argp with the options that all programs share.
+ *
+ * A program gives one table and one parse function; --help, --usage, --version, -v, -q and abbreviations behave the same
+ * everywhere, and misuse ends with one line and exit 64. */
+#ifndef BASE_OPTIONS_H
+#define BASE_OPTIONS_H
+
+#include <argp.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define LAPIDARY_VERSION "0.1.0"
+
+enum {
+    OPTION_OUTPUT = 1 << 0,      /* -o, --output FILE */
+    OPTION_THREADS = 1 << 1,     /* --threads N */
+    OPTION_SEED = 1 << 2,        /* --seed N */
+};
+
+struct program {
+    const char *name;            /* "mpo-decompose" */
+    const char *operands;        /* "[MODEL]" */
+    const char *purpose;         /* one sentence */
+    const char *details;         /* behind the options; may be NULL */
+    const char *example;         /* one or more command lines that work as they stand */
+    const struct argp_option *table;
+    /* Gets each option of the table and each operand (ARGP_KEY_ARG), and ARGP_KEY_END; ARGP_ERR_UNKNOWN for others. */
+    error_t (*parse)(int key, char *value, struct argp_state *state);
+    unsigned common;             /* OPTION_... that mean something here */
+};
+
+struct common_options {
+    const char *output;          /* NULL: standard output */
+    uint64_t seed;
+};
+
+extern struct common_options common_options;
+
+/* Parses the command line; exits on --help, --version and misuse. Sets the program's name, verbosity and threads. */
+void options_parse(const struct program *program, int argc, char **argv);
+
+/* Values, range-checked; a bad one ends the program with 64 and names the option. */
+int64_t option_int(const char *option, const char *value, int64_t least, int64_t most);
+double option_real(const char *option, const char *value, double least, double most);
+
+/* The index of value in a NULL-terminated list of words. */
+int option_word(const char *option, const char *value, const char *const *words);
+
+/* Repeatable --match GLOB: a list of patterns (the caller's words, the list is allocated). */
+struct globs {
+    const char **glob;
+    int count;
+};
+
+void globs_add(struct globs *globs, const char *glob);
+
+/* True where the list is empty or one of its patterns matches (fnmatch; '*' also matches '.'). */
+bool globs_match(const struct globs *globs, const char *name);
+
+/* Takes the single operand [FILE]: a second one is misuse. */
+void option_operand(const char **operand, const char *value);
+
+#endif

@@ -1,0 +1,57 @@
+/* progress.c - draws the progress line. */
+#include "base/progress.h"
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct {
+    const char *what;
+    int64_t total, done;
+    double began, drawn;
+    bool active;
+} line;
+
+static double seconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+void progress_start(const char *what, int64_t total)
+{
+    line.what = what;
+    line.total = total;
+    line.done = 0;
+    line.began = seconds();
+    line.drawn = 0;
+    line.active = error_verbosity >= NORMAL && isatty(STDERR_FILENO);
+}
+
+void progress_step(const char *label)
+{
+    double now;
+
+    line.done++;
+    if (!line.active || (now = seconds()) - line.drawn < 0.1)
+        return;
+    line.drawn = now;
+    if (line.total)
+        fprintf(stderr, "\r%s: %s %lld/%lld, %.0f s: %.50s\033[K", error_program_name(), line.what, (long long)line.done,
+                (long long)line.total, now - line.began, label);
+    else
+        fprintf(stderr, "\r%s: %s %lld, %.0f s: %.50s\033[K", error_program_name(), line.what, (long long)line.done,
+                now - line.began, label);
+    fflush(stderr);
+}
+
+void progress_stop(void)
+{
+    if (line.active && line.drawn > 0)
+        fprintf(stderr, "\r\033[K");
+    line.active = false;
+}
