@@ -1,0 +1,66 @@
+/* dtype.h - the registry of number formats: plain ones, and groups of packed codes with a scale.
+ *
+ * A group format "q4-64-min" has bits (2, 3, 4, 5, 6, 8), a group length (1 or more, or "row": the whole row) and an offset:
+ *
+ *     none   w = scale * (code - 2^(bits-1))
+ *     int    w = scale * (code - zero),    zero an unsigned integer of `bits` bits
+ *     min    w = scale * code + minimum,   minimum in f16
+ *
+ * code is unsigned, scale f16. Rows run along the last axis longer than 1; groups never cross rows, and a short last group
+ * has its own scale and offset. A payload is three planes, each starting at a multiple of 64 bytes (see struct group_layout). */
+#ifndef TENSOR_DTYPE_H
+#define TENSOR_DTYPE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum dtype_kind { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F64, DTYPE_U8, DTYPE_I8, DTYPE_I16, DTYPE_I32, DTYPE_I64,
+                  DTYPE_BOOL, DTYPE_GROUP };
+enum dtype_zero { ZERO_NONE, ZERO_INT, ZERO_MIN };
+
+enum { GROUP_ROW = 0 };          /* group: the whole row */
+enum { TENSOR_RANK = 8 };        /* the most axes a tensor has */
+enum { DTYPE_NAME = 32 };        /* bytes of a name, terminated */
+
+struct dtype {
+    enum dtype_kind kind;
+    int bits, group;             /* of DTYPE_GROUP only */
+    enum dtype_zero zero;
+};
+
+#define DTYPE(k) ((struct dtype){.kind = DTYPE_##k})
+
+/* NULL-terminated: "none", "int", "min", in the order of enum dtype_zero. */
+extern const char *const dtype_zero_names[];
+
+/* The dtype a name stands for; false where there is none. */
+bool dtype_parse(const char *name, struct dtype *dtype);
+
+/* The name; written to buffer for group formats. */
+const char *dtype_name(struct dtype dtype, char buffer[DTYPE_NAME]);
+
+bool dtype_same(struct dtype a, struct dtype b);
+
+/* f64, f32, f16, bf16 or a group format: what can be read as f32. */
+bool dtype_is_real(struct dtype dtype);
+
+/* Bytes of one element of a plain dtype; 0 for group formats. */
+int dtype_size(struct dtype dtype);
+
+/* Bytes of the payload of a tensor: plain formats rank 0 or more, group formats rank 1 or more. -1 where a size is negative
+ * or the product exceeds INT64_MAX. */
+int64_t dtype_payload(struct dtype dtype, int rank, const int64_t *shape);
+
+/* Where things lie in the payload of a group format. */
+struct group_layout {
+    int64_t rows, length;        /* of the tensor, rows along its last axis longer than 1 */
+    int64_t group, groups;       /* elements per group, groups per row */
+    int64_t code_bytes;          /* bytes of codes per row: each group starts at a whole byte */
+    int64_t zero_bytes;          /* int: bytes of packed zero points per row; min: 2 * groups; none: 0 */
+    int64_t scale, zero, total;  /* offsets of the planes; codes lie at 0: [rows][code_bytes], scale [rows][groups] f16 */
+};
+
+/* False where the shape overflows. */
+bool group_layout(struct dtype dtype, int rank, const int64_t *shape, struct group_layout *layout);
+
+#endif

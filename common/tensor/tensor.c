@@ -1,0 +1,355 @@
+/* tensor.c - payloads in memory and their conversion to and from f32. */
+#include "tensor/tensor.h"
+#include "base/memory.h"
+#include "base/parallel.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct tensor tensor_new(struct dtype dtype, int rank, const int64_t *shape)
+{
+    struct tensor tensor = {.dtype = dtype, .rank = rank, .bytes = dtype_payload(dtype, rank, shape)};
+
+    assert(rank >= 0 && rank <= TENSOR_RANK && tensor.bytes >= 0);
+    memcpy(tensor.shape, shape, (size_t)rank * sizeof *shape);
+    tensor.data = xaligned((size_t)tensor.bytes, 1);
+    return tensor;
+}
+
+void tensor_free(struct tensor *tensor)
+{
+    free(tensor->data);
+    *tensor = (struct tensor){0};
+}
+
+int64_t tensor_count(const struct tensor *tensor)
+{
+    int64_t count = 1;
+
+    for (int axis = 0; axis < tensor->rank; axis++)
+        count *= tensor->shape[axis];
+    return count;
+}
+
+static int row_axis(const struct tensor *tensor)
+{
+    int axis = tensor->rank - 1;
+
+    while (axis > 0 && tensor->shape[axis] == 1)
+        axis--;
+    return axis;
+}
+
+int64_t tensor_row_length(const struct tensor *tensor)
+{
+    return tensor->rank ? tensor->shape[row_axis(tensor)] : 1;
+}
+
+int64_t tensor_rows(const struct tensor *tensor)
+{
+    int64_t rows = 1;
+
+    for (int axis = 0; axis < row_axis(tensor); axis++)
+        rows *= tensor->shape[axis];
+    return rows;
+}
+
+float half_to_float(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = (half >> 10) & 31u, mantissa = half & 1023u, bits;
+    float value;
+
+    if (exponent == 0) {
+        value = (float)mantissa * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+uint16_t half_from_float(float value)
+{
+    uint32_t bits, sign, rest;
+    int shift = 13;
+
+    memcpy(&bits, &value, sizeof bits);
+    sign = bits >> 16 & 0x8000u;
+    bits &= 0x7fffffffu;
+    if (bits > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00u | (bits >> 13 & 0x1ffu));
+    if (bits >= 0x477ff000u)                     /* 65520: the least that rounds to infinity */
+        return (uint16_t)(sign | 0x7c00u);
+    if (bits < 0x33000000u)                      /* below half of the least subnormal */
+        return (uint16_t)sign;
+    if (bits < 0x38800000u) {                    /* subnormal: the exponent goes into the shift */
+        shift = 126 - (int)(bits >> 23);
+        bits = (bits & 0x7fffffu) | 0x800000u;
+    } else
+        bits -= 112u << 23;
+    rest = bits & ((1u << shift) - 1);
+    bits >>= shift;
+    if (rest > 1u << (shift - 1) || (rest == 1u << (shift - 1) && bits & 1))
+        bits++;
+    return (uint16_t)(sign | bits);
+}
+
+float bfloat_to_float(uint16_t value)
+{
+    uint32_t bits = (uint32_t)value << 16;
+    float result;
+
+    memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+uint16_t bfloat_from_float(float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+__attribute__((target("f16c,avx")))
+static int64_t halves_to_floats(const uint16_t *in, int64_t count, float *out)
+{
+    int64_t i = 0;
+
+    for (; i + 8 <= count; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(in + i))));
+    return i;
+}
+
+__attribute__((target("f16c,avx")))
+static int64_t halves_from_floats(const float *in, int64_t count, uint16_t *out)
+{
+    int64_t i = 0;
+
+    for (; i + 8 <= count; i += 8)
+        _mm_storeu_si128((__m128i *)(void *)(out + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
+    return i;
+}
+
+static bool have_f16c(void)
+{
+    return __builtin_cpu_supports("f16c");
+}
+#else
+static int64_t halves_to_floats(const uint16_t *in, int64_t count, float *out)
+{
+    (void)in, (void)count, (void)out;
+    return 0;
+}
+
+static int64_t halves_from_floats(const float *in, int64_t count, uint16_t *out)
+{
+    (void)in, (void)count, (void)out;
+    return 0;
+}
+
+static bool have_f16c(void)
+{
+    return false;
+}
+#endif
+
+static void plain_to_float(enum dtype_kind kind, const unsigned char *in, int64_t count, float *out)
+{
+    const uint16_t *half = (const void *)in;
+    int64_t i = 0;
+
+    switch (kind) {
+    case DTYPE_F32:
+        memcpy(out, in, (size_t)count * 4);
+        break;
+    case DTYPE_F16:
+        for (i = have_f16c() ? halves_to_floats(half, count, out) : 0; i < count; i++)
+            out[i] = half_to_float(half[i]);
+        break;
+    case DTYPE_BF16:
+        for (; i < count; i++)
+            out[i] = bfloat_to_float(half[i]);
+        break;
+    case DTYPE_F64:
+        for (; i < count; i++)
+            out[i] = (float)((const double *)(const void *)in)[i];
+        break;
+    default:
+        assert(!"a real dtype");
+    }
+}
+
+
+void codes_pack(int bits, int64_t length, int64_t group, const unsigned char *codes, unsigned char *packed)
+{
+    for (int64_t first = 0; first < length; first += group) {
+        int64_t count = length - first < group ? length - first : group;
+        unsigned buffer = 0;
+        int filled = 0;
+
+        for (int64_t i = 0; i < count; i++) {
+            buffer |= (unsigned)codes[first + i] << filled;
+            for (filled += bits; filled >= 8; filled -= 8, buffer >>= 8)
+                *packed++ = (unsigned char)buffer;
+        }
+        if (filled)
+            *packed++ = (unsigned char)buffer;
+    }
+}
+
+void codes_unpack(int bits, int64_t length, int64_t group, const unsigned char *packed, unsigned char *codes)
+{
+    for (int64_t first = 0; first < length; first += group) {
+        int64_t count = length - first < group ? length - first : group;
+        unsigned buffer = 0;
+        int filled = 0;
+
+        for (int64_t i = 0; i < count; i++) {
+            if (filled < bits) {
+                buffer |= (unsigned)*packed++ << filled;
+                filled += 8;
+            }
+            codes[first + i] = (unsigned char)(buffer & ((1u << bits) - 1));
+            buffer >>= bits;
+            filled -= bits;
+        }
+    }
+}
+
+void tensor_put_codes(struct tensor *tensor, int64_t row, const unsigned char *codes, const uint16_t *scale,
+                      const uint16_t *zero)
+{
+    struct group_layout layout;
+    unsigned char *at;
+
+    group_layout(tensor->dtype, tensor->rank, tensor->shape, &layout);
+    codes_pack(tensor->dtype.bits, layout.length, layout.group, codes, tensor->data + row * layout.code_bytes);
+    memcpy(tensor->data + layout.scale + row * layout.groups * 2, scale, (size_t)layout.groups * 2);
+    at = tensor->data + layout.zero + row * layout.zero_bytes;
+    if (tensor->dtype.zero == ZERO_MIN)
+        memcpy(at, zero, (size_t)layout.groups * 2);
+    else if (tensor->dtype.zero == ZERO_INT) {
+        unsigned char *points = xmalloc((size_t)layout.groups);
+
+        for (int64_t g = 0; g < layout.groups; g++)
+            points[g] = (unsigned char)zero[g];
+        codes_pack(tensor->dtype.bits, layout.groups, layout.groups, points, at);
+        free(points);
+    }
+}
+
+/* out [length]: one row of a group format; scratch holds 2 * length + 1 bytes. */
+static void group_row(const struct tensor *tensor, const struct group_layout *layout, int64_t row, unsigned char *scratch,
+                      float *out)
+{
+    int bits = tensor->dtype.bits;
+    unsigned char *codes = scratch, *points = scratch + layout->length;
+    const uint16_t *scale = (const void *)(tensor->data + layout->scale + row * layout->groups * 2);
+    const unsigned char *zero = tensor->data + layout->zero + row * layout->zero_bytes;
+
+    codes_unpack(bits, layout->length, layout->group, tensor->data + row * layout->code_bytes, codes);
+    if (tensor->dtype.zero == ZERO_INT)
+        codes_unpack(bits, layout->groups, layout->groups, zero, points);
+    for (int64_t g = 0; g < layout->groups; g++) {
+        int64_t first = g * layout->group, last = first + layout->group < layout->length ? first + layout->group
+                                                                                        : layout->length;
+        float step = half_to_float(scale[g]);
+
+        if (tensor->dtype.zero == ZERO_MIN) {
+            float minimum = half_to_float(((const uint16_t *)(const void *)zero)[g]);
+
+            for (int64_t i = first; i < last; i++)
+                out[i] = step * (float)codes[i] + minimum;
+        } else {
+            int offset = tensor->dtype.zero == ZERO_INT ? points[g] : 1 << (bits - 1);
+
+            for (int64_t i = first; i < last; i++)
+                out[i] = step * (float)((int)codes[i] - offset);
+        }
+    }
+}
+
+void tensor_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out)
+{
+    int64_t length = tensor_row_length(tensor);
+
+    assert(dtype_is_real(tensor->dtype));
+    if (tensor->dtype.kind == DTYPE_GROUP) {
+        struct group_layout layout;
+        unsigned char *scratch = xmalloc((size_t)length * 2 + 1);
+
+        group_layout(tensor->dtype, tensor->rank, tensor->shape, &layout);
+        for (int64_t row = 0; row < rows; row++)
+            group_row(tensor, &layout, first + row, scratch, out + row * length);
+        free(scratch);
+    } else
+        plain_to_float(tensor->dtype.kind, tensor->data + first * length * dtype_size(tensor->dtype), rows * length, out);
+}
+
+void tensor_set_rows(struct tensor *tensor, int64_t first, int64_t rows, const float *in)
+{
+    int64_t length = tensor_row_length(tensor), count = rows * length, i = 0;
+    unsigned char *at = tensor->data + first * length * dtype_size(tensor->dtype);
+    uint16_t *half = (void *)at;
+
+    switch (tensor->dtype.kind) {
+    case DTYPE_F32:
+        memcpy(at, in, (size_t)count * 4);
+        break;
+    case DTYPE_F16:
+        for (i = have_f16c() ? halves_from_floats(in, count, half) : 0; i < count; i++)
+            half[i] = half_from_float(in[i]);
+        break;
+    case DTYPE_BF16:
+        for (; i < count; i++)
+            half[i] = bfloat_from_float(in[i]);
+        break;
+    default:
+        assert(!"f32, f16 or bf16");
+    }
+}
+
+struct conversion {
+    const struct tensor *from;
+    struct tensor *to;
+    const float *in;
+    float *out;
+    int64_t rows, length, block;
+};
+
+static void convert_block(void *context, int64_t item, int thread)
+{
+    struct conversion *c = context;
+    int64_t first = item * c->block, rows = c->rows - first < c->block ? c->rows - first : c->block;
+
+    (void)thread;
+    if (c->out)
+        tensor_get_rows(c->from, first, rows, c->out + first * c->length);
+    else
+        tensor_set_rows(c->to, first, rows, c->in + first * c->length);
+}
+
+static void convert(struct conversion *c, const struct tensor *tensor)
+{
+    c->rows = tensor_rows(tensor);
+    c->length = tensor_row_length(tensor);
+    c->block = c->length > 65536 ? 1 : 65536 / (c->length ? c->length : 1) + 1;
+    parallel_for((c->rows + c->block - 1) / c->block, convert_block, c);
+}
+
+void tensor_get(const struct tensor *tensor, float *out)
+{
+    convert(&(struct conversion){.from = tensor, .out = out}, tensor);
+}
+
+void tensor_set(struct tensor *tensor, const float *in)
+{
+    convert(&(struct conversion){.to = tensor, .in = in}, tensor);
+}

@@ -1,0 +1,56 @@
+/* tensor.h - tensors in memory, and their conversion to and from f32. Row-major everywhere, little-endian payloads. */
+#ifndef TENSOR_TENSOR_H
+#define TENSOR_TENSOR_H
+
+#include "tensor/dtype.h"
+
+#include <stddef.h>
+
+struct tensor {
+    struct dtype dtype;
+    int rank;
+    int64_t shape[TENSOR_RANK];
+    int64_t bytes;               /* of the payload */
+    unsigned char *data;         /* owned, at a multiple of 64 unless it was read from a pipe in pieces */
+};
+
+/* A tensor whose payload is allocated, not set. Sizes must be good (dtype_payload() >= 0). */
+struct tensor tensor_new(struct dtype dtype, int rank, const int64_t *shape);
+
+/* Releases the payload and zeroes. */
+void tensor_free(struct tensor *tensor);
+
+/* Elements. */
+int64_t tensor_count(const struct tensor *tensor);
+
+/* Rows of the tensor seen as a matrix whose rows run along the last axis longer than 1, and their length. */
+int64_t tensor_rows(const struct tensor *tensor);
+int64_t tensor_row_length(const struct tensor *tensor);
+
+/* out [rows, row length] f32: rows first..first+rows-1. The dtype must be real; f64 is rounded. */
+void tensor_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out);
+
+/* All elements as f32, by parallel rows. */
+void tensor_get(const struct tensor *tensor, float *out);
+
+/* Rounds f32 rows (to nearest, ties to even) into an f32, f16 or bf16 tensor. */
+void tensor_set_rows(struct tensor *tensor, int64_t first, int64_t rows, const float *in);
+void tensor_set(struct tensor *tensor, const float *in);
+
+/* Single numbers. */
+float half_to_float(uint16_t half);
+uint16_t half_from_float(float value);           /* overflow gives infinity, NaN stays NaN */
+float bfloat_to_float(uint16_t value);
+uint16_t bfloat_from_float(float value);
+
+/* One row of a group format: codes (one byte each) packed or unpacked, `bits` bits each, little-endian, each group of at
+ * most `group` codes starting at a whole byte. */
+void codes_pack(int bits, int64_t length, int64_t group, const unsigned char *codes, unsigned char *packed);
+void codes_unpack(int bits, int64_t length, int64_t group, const unsigned char *packed, unsigned char *codes);
+
+/* One row of a group format written into the payload of tensor: codes [length] one byte each, scale [groups] f16, zero
+ * [groups]: the zero points (int), the f16 minima (min), or NULL (none). */
+void tensor_put_codes(struct tensor *tensor, int64_t row, const unsigned char *codes, const uint16_t *scale,
+                      const uint16_t *zero);
+
+#endif
