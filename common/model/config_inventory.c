@@ -1,0 +1,176 @@
+/* config_inventory.c - what a model must have against what came. */
+#include "model/config_inventory.h"
+#include "base/error.h"
+#include "base/memory.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { NAMED = 3 };              /* missing tensors that are named; of the others only the number is said */
+
+void inventory_open(struct inventory *inventory, const struct config *config)
+{
+    *inventory = (struct inventory){.config = config};
+    inventory->seen = xcalloc((size_t)config_expected_count(config), sizeof *inventory->seen);
+}
+
+static char *shape_text(int rank, const int64_t *shape)
+{
+    struct text text = {0};
+
+    text_append(&text, "[", 1);
+    for (int axis = 0; axis < rank; axis++)
+        text_format(&text, "%s%lld", axis ? "," : "", (long long)shape[axis]);
+    text_append(&text, "]", 1);
+    return text.data;
+}
+
+static int compare_shape(const char *where, const char *name, int rank, const int64_t *shape,
+                         const struct expected *expected)
+{
+    char *got, *wanted;
+
+    if (rank == expected->rank && !memcmp(shape, expected->shape, (size_t)rank * sizeof *shape))
+        return EX_OK;
+    got = shape_text(rank, shape);
+    wanted = shape_text(expected->rank, expected->shape);
+    fail(EX_DATAERR, "'%s': '%s': shape %s, expected %s by the configuration", where, name, got, wanted);
+    free(got);
+    free(wanted);
+    return EX_DATAERR;
+}
+
+/* True where core b may follow core a: the next site of its chain, or the first of the next term. */
+static bool follows(const struct record *a, const struct record *b)
+{
+    if (!a->name)
+        return b->term == 0 && b->site == 0;
+    if (strcmp(a->name, b->name) || a->n_term != b->n_term)
+        return false;
+    if (a->site + 1 < a->n_site)
+        return b->term == a->term && b->site == a->site + 1 && b->n_site == a->n_site;
+    return b->term == a->term + 1 && b->site == 0;
+}
+
+static int end_chain(struct inventory *inventory, const struct record *core, const char *where)
+{
+    struct expected expected;
+    int64_t number = config_expects(inventory->config, core->name, &expected);
+    int rc = EX_OK;
+
+    if (inventory->bond != 1)
+        rc = fail(EX_DATAERR, "'%s': '%s': the last bond of term %d is %lld, expected 1", where, core->name, core->term,
+                  (long long)inventory->bond);
+    else if (number >= 0)
+        rc = compare_shape(where, core->name, 2, (int64_t[]){inventory->out, inventory->in}, &expected);
+    if (number >= 0 && core->term == core->n_term - 1)
+        inventory->seen[number] = true;
+    return rc;
+}
+
+static int take_core(struct inventory *inventory, const struct record *core, const char *where)
+{
+    struct record *last = &inventory->last;
+
+    if (!follows(last, core))
+        return fail(EX_DATAERR, "'%s': '%s': core %d of term %d, where another was expected", where, core->name,
+                    core->site,
+                    core->term);
+    if (core->site == 0)
+        inventory->out = inventory->in = inventory->bond = 1;
+    if (core->shape[0] != inventory->bond)
+        return fail(EX_DATAERR, "'%s': '%s': core %d of term %d has a left bond of %lld, expected %lld", where,
+                    core->name,
+                    core->site, core->term, (long long)core->shape[0], (long long)inventory->bond);
+    if (!size_multiply(inventory->out, core->shape[1], &inventory->out)
+        || !size_multiply(inventory->in, core->shape[2], &inventory->in))
+        return fail(EX_DATAERR, "'%s': '%s': its cores make up too large a matrix", where, core->name);
+    inventory->bond = core->shape[3];
+    free(last->name);
+    *last = (struct record){.kind = RECORD_CORE, .term = core->term, .n_term = core->n_term, .site = core->site,
+                            .n_site = core->n_site};
+    if (core->site < core->n_site - 1 || core->term < core->n_term - 1)
+        last->name = xstrdup(core->name);        /* more must follow */
+    return core->site == core->n_site - 1 ? end_chain(inventory, core, where) : EX_OK;
+}
+
+int inventory_take(struct inventory *inventory, const struct record *record, const char *where)
+{
+    struct expected expected;
+    int64_t number;
+    int rc;
+
+    if (record->kind == RECORD_CORE)
+        return take_core(inventory, record, where);
+    if (inventory->last.name)
+        return fail(EX_DATAERR, "'%s': '%s': its cores are not all there", where, inventory->last.name);
+    if (record->kind != RECORD_TENSOR || (number = config_expects(inventory->config, record->name, &expected)) < 0)
+        return EX_OK;
+    if ((rc = compare_shape(where, record->name, record->rank, record->shape, &expected)))
+        return rc;
+    inventory->seen[number] = true;
+    return EX_OK;
+}
+
+/* The layers of which nothing came, as "3, 8-15"; their tensors count as named. NULL where there are none. */
+static char *missing_layers(struct inventory *inventory)
+{
+    const struct config *config = inventory->config;
+    int64_t slots = (config_expected_count(config) - 3) / config->n_layer, first = -1;
+    struct text list = {0};
+
+    for (int64_t layer = 0; layer <= config->n_layer; layer++) {
+        bool *seen = inventory->seen + 1 + layer * slots;
+        bool missing = layer < config->n_layer && !memchr(seen, true, (size_t)slots);
+
+        if (missing) {
+            memset(seen, true, (size_t)slots);
+            first = first < 0 ? layer : first;
+        } else if (first >= 0) {
+            text_format(&list, "%s%lld", list.length ? ", " : "", (long long)first);
+            if (layer - 1 > first)
+                text_format(&list, "-%lld", (long long)layer - 1);
+            first = -1;
+        }
+    }
+    return list.data;
+}
+
+int inventory_complete(struct inventory *inventory)
+{
+    char *layers;
+    struct text names = {0};
+    int64_t missing = 0;
+
+    if (inventory->last.name)
+        return fail(EX_DATAERR, "'%s': its cores are not all there", inventory->last.name);
+    layers = missing_layers(inventory);
+    for (int64_t i = 0; i < config_expected_count(inventory->config); i++) {
+        struct expected expected;
+
+        config_expected(inventory->config, i, &expected);
+        if (inventory->seen[i] || !expected.required)
+            continue;
+        if (missing++ < NAMED)
+            text_format(&names, "%s'%s'", names.length ? ", " : "", expected.name);
+    }
+    if (missing > NAMED)
+        text_format(&names, " and %lld more", (long long)missing - NAMED);
+    if (layers || missing)
+        fail(EX_DATAERR, "the model is incomplete: missing %s%s%s%s", layers ? "layers " : "", layers ? layers : "",
+             layers && missing ? ", and " : "", missing ? names.data : "");
+    text_free(&names);
+    if (layers || missing) {
+        free(layers);
+        return EX_DATAERR;
+    }
+    return EX_OK;
+}
+
+void inventory_close(struct inventory *inventory)
+{
+    free(inventory->seen);
+    free(inventory->last.name);
+    *inventory = (struct inventory){0};
+}
