@@ -1,0 +1,70 @@
+/* linalg.h - dense linear algebra on the host. The only door to CBLAS and LAPACK.
+ *
+ * Products are cut into tiles fixed by the shapes, and each tile is one single-threaded BLAS call, spread by
+ * parallel_for(): equal inputs give equal bytes for any number of threads on one kind of CPU. (Threaded OpenBLAS gives
+ * other bytes for other thread counts.) LAPACK runs on one thread, column-major on the transposed view of our row-major
+ * data, never in its copying row-major mode. Signs of vectors are fixed: the entry of largest magnitude is positive.
+ * Outputs must not overlap inputs. None of this may be called from inside parallel_for(). */
+#ifndef COMPUTE_LINALG_H
+#define COMPUTE_LINALG_H
+
+#include "base/random.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* A view of an f32 matrix, borrowed: element (i, j) lies at data[i * stride + j], where turned at data[j * stride + i]. */
+struct matrix {
+    float *data;
+    int64_t rows, columns, stride;
+    bool turned;
+};
+
+/* The same in double. */
+struct matrix64 {
+    double *data;
+    int64_t rows, columns, stride;
+    bool turned;
+};
+
+/* A whole row-major matrix; what is only read may be const where it comes from. */
+struct matrix matrix_of(const float *data, int64_t rows, int64_t columns);
+struct matrix64 matrix64_of(const double *data, int64_t rows, int64_t columns);
+
+/* The transposed view. */
+struct matrix matrix_turn(struct matrix a);
+struct matrix64 matrix64_turn(struct matrix64 a);
+
+/* Rows first..first+rows-1, columns likewise. */
+struct matrix matrix_rows(struct matrix a, int64_t first, int64_t rows);
+struct matrix matrix_columns(struct matrix a, int64_t first, int64_t columns);
+
+/* c = alpha a b + beta c. With beta 0, c need not be set. 2 m n k operations. */
+void linalg_gemm(float alpha, struct matrix a, struct matrix b, float beta, struct matrix c);
+void linalg_gemm64(double alpha, struct matrix64 a, struct matrix64 b, double beta, struct matrix64 c);
+
+/* The first b.rows... of b become a b, in place: a [r, m] with r <= m, b [m, n] plain. Needs r * 512 floats per thread. */
+void linalg_project(struct matrix a, struct matrix b);
+
+/* g [a.rows, a.rows] = a a', both triangles, products and sums in double. About a.rows^2 a.columns operations. */
+void linalg_gram(struct matrix a, double *g);
+
+/* The sum of squares in double; it is finite exactly where all values are. */
+double linalg_sum_squares(const float *values, int64_t count);
+
+/* Eigenvalues, descending, and eigenvectors of a symmetric matrix: row i of g becomes the vector of values[i]. Workspace
+ * 16 n^2 bytes, about 6 n^3 operations on one thread. EX_SOFTWARE after a message. LAPACK dsyevd. */
+int linalg_eigh(int64_t n, double *g, double *values);
+
+/* Economy SVD a = u diag(s) vt, k = min(m, n): a [m, n] destroyed, u [m, k], s [k] descending, vt [k, n]. One thread.
+ * EX_SOFTWARE after a message. LAPACK dgesdd. */
+int linalg_svd(struct matrix64 a, double *u, double *s, double *vt);
+
+/* Makes the rows of x (rows <= columns) orthonormal to f32 rounding; they span at least what they did. Directions that
+ * don't exist numerically (dependent or zero rows) are filled with random ones, so the result is always a whole
+ * basis. EX_SOFTWARE after a message where x isn't finite.
+ * Cholesky QR in double, repeated (Yamamoto et al. 2015); by eigenvectors where that is too badly conditioned
+ * (Stathopoulos, Wu, SIAM J. Sci. Comput. 23 (2002)). */
+int linalg_orthonormalise(struct matrix x, struct random fill);
+
+#endif

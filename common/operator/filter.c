@@ -1,0 +1,60 @@
+/* filter.c - the loop over records that filters share. */
+#include "operator/filter.h"
+#include "base/options.h"
+#include "base/progress.h"
+
+static int change_operator(const struct filter *filter, struct source *source, const struct record *record,
+                           struct writer *writer)
+{
+    struct operator op;
+    int rc;
+
+    progress_step(record->name);
+    if ((rc = operator_read(source, record, &op)))
+        return rc;
+    if (!(rc = filter->change(filter->context, &op)))
+        rc = operator_write(writer, &op);
+    operator_free(&op);
+    return rc;
+}
+
+static int filter_records(const struct filter *filter, struct source *source, struct writer *writer)
+{
+    struct record record = {0};
+    int rc;
+
+    while (!(rc = source_next(source, &record)) && record.kind != RECORD_END) {
+        if (operator_begins(&record) && filter->wants(filter->context, &record))
+            rc = change_operator(filter, source, &record, writer);
+        else
+            rc = source_pass(source, &record, writer);
+        record_free(&record);
+        if (rc)
+            break;
+    }
+    return rc ? rc : writer_end(writer);
+}
+
+int filter_run(const struct filter *filter)
+{
+    struct source source = {0};
+    struct writer writer = {.output.fd = -1};
+    struct json *history = NULL, *entry = history_entry(filter->program, filter->options);
+    int rc = source_open(&source, filter->input);
+
+    if (!rc) {
+        history = source_history(&source);
+        json_append(history, json_keep(entry));
+        rc = writer_open(&writer, common_options.output, source.config, history);
+    }
+    if (!rc) {
+        progress_start(filter->doing, source.is_model ? (int64_t)source.model.n_item : 0);
+        rc = filter_records(filter, &source, &writer);
+        progress_stop();
+    }
+    json_drop(history);
+    json_drop(entry);
+    writer_close(&writer);
+    source_close(&source);
+    return rc;
+}

@@ -1,0 +1,23 @@
+/* filter.h - what every operator-to-operator program does: read records, change the operators it is for, pass the rest on
+ * unchanged, end the stream only when all was well. */
+#ifndef OPERATOR_FILTER_H
+#define OPERATOR_FILTER_H
+
+#include "operator/operator.h"
+
+struct filter {
+    const char *program;         /* for the history */
+    const char *input;           /* a model argument; NULL: standard input */
+    const char *doing;           /* for the progress line: "decomposing" */
+    struct json *options;        /* for the history: what affects content; stolen */
+    /* Whether the operator that begins with record is to be changed. */
+    bool (*wants)(void *context, const struct record *record);
+    /* Changes it. EX_OK, or the exit code after a message. */
+    int (*change)(void *context, struct operator *op);
+    void *context;
+};
+
+/* Runs the filter from its input to common_options.output; the program's exit code. */
+int filter_run(const struct filter *filter);
+
+#endif

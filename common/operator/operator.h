@@ -1,0 +1,71 @@
+/* operator.h - a weight W [out, in] as a sum of matrix product operators: the one representation that all filters share.
+ *
+ *     W  =  sum over terms t of  MPO(core_t0, core_t1, ..., core_t,n-1)      core: [chi_left, d_out, d_in, chi_right]
+ *
+ * With row index o = (o_0, o_1, ...) and column index i = (i_0, i_1, ...), first digits most significant,
+ * W[o, i] = sum over terms of  core_0[0, o_0, i_0, :] core_1[:, o_1, i_1, :] ... core_n-1[:, o_n-1, i_n-1, 0].
+ * A dense or a packed matrix is one term with one core [1, out, in, 1]; a low-rank product one term with two cores
+ * [1, out, 1, chi] and [chi, 1, in, 1]. Each core has a dtype of its own; W is exactly what the stored cores give. */
+#ifndef OPERATOR_OPERATOR_H
+#define OPERATOR_OPERATOR_H
+
+#include "files/source.h"
+#include "stream/writer.h"
+#include "tensor/tensor.h"
+
+struct chain {
+    int n_site;
+    struct tensor *core;         /* n_site of them, owned */
+};
+
+struct operator {
+    char *name;                  /* the weight's name, owned */
+    int64_t out, in;
+    int n_term;
+    struct chain *term;          /* n_term of them, owned */
+};
+
+/* True where the record begins an operator: a matrix in one piece, or the first core of one. */
+bool operator_begins(const struct record *record);
+
+/* Reads the operator that begins with record (and takes the records of its other cores from the source). Bonds, sizes and the
+ * completeness of terms and chains are checked: EX_DATAERR. *op is the caller's; it is empty after an error. */
+int operator_read(struct source *source, const struct record *record, struct operator *op);
+
+/* Writes its cores as records: a plain tensor where it is a matrix in one piece. */
+int operator_write(struct writer *writer, const struct operator *op);
+
+/* One term with the cores given; the cores move into it. out and in follow from them. */
+struct operator operator_from_cores(const char *name, int n_site, struct tensor *cores);
+
+/* One core holding a matrix [out, in]; the tensor moves into it. */
+struct operator operator_from_matrix(const char *name, struct tensor *matrix);
+
+/* True for one term with one core. */
+bool operator_is_matrix(const struct operator *op);
+
+/* True for one core in a plain dtype: what any safetensors reader understands. */
+bool operator_is_dense(const struct operator *op);
+
+/* Numbers stored in the cores; a code counts as one number. */
+int64_t operator_parameters(const struct operator *op);
+
+/* Bytes of the payloads. */
+int64_t operator_bytes(const struct operator *op);
+
+/* The shape as text: "f16 1x576x1x100 100x1x1536x1", terms joined by " + ". The caller frees. */
+char *operator_describe(const struct operator *op);
+
+/* W [out, in] f32, in full. Costs the cores in f32, and one more W for chains other than (out x 1)(1 x in). */
+void operator_dense(const struct operator *op, float *w);
+
+/* Rows first..first+rows-1 of W of an operator that is a matrix (operator_is_matrix()). */
+void operator_rows(const struct operator *op, int64_t first, int64_t rows, float *w);
+
+/* Puts a dense matrix in place of the terms: W as dtype (f32, f16, bf16). */
+void operator_contract(struct operator *op, struct dtype dtype);
+
+/* Releases what it owns and zeroes. */
+void operator_free(struct operator *op);
+
+#endif

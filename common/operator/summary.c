@@ -1,0 +1,209 @@
+/* summary.c - counts what a source holds. */
+#include "operator/summary.h"
+#include "base/memory.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const kinds[] = {
+    [RECORD_FILE] = "file", [RECORD_TENSOR] = "tensor", [RECORD_CORE] = "operator", [RECORD_OTHER] = "other",
+};
+
+static int64_t product(int rank, const int64_t *shape)
+{
+    int64_t n = 1;
+
+    for (int axis = 0; axis < rank; axis++)
+        if (!size_multiply(n, shape[axis], &n))
+            return INT64_MAX;
+    return n;
+}
+
+static struct weight *add_weight(struct summary *summary, const struct record *record)
+{
+    struct weight *w;
+
+    if ((summary->n_weight & (summary->n_weight - 1)) == 0)
+        summary->weight = xreallocarray(summary->weight, summary->n_weight ? 2 * summary->n_weight : 1, sizeof *w);
+    w = &summary->weight[summary->n_weight++];
+    *w = (struct weight){.name = xstrdup(record->name), .kind = record->kind, .rank = record->rank};
+    memcpy(w->shape, record->shape, sizeof w->shape);
+    if (record->kind == RECORD_CORE) {
+        w->rank = 2;
+        w->shape[0] = w->shape[1] = 1;
+    }
+    summary->n_file += record->kind == RECORD_FILE;
+    return w;
+}
+
+static void describe(struct weight *w, const struct record *record)
+{
+    struct text text = {0};
+    char buffer[DTYPE_NAME];
+
+    if (w->description)
+        text_format(&text, "%s%s", w->description, record->site ? " " : " + ");
+    if (record->kind == RECORD_FILE || record->kind == RECORD_OTHER)
+        text_format(&text, "%s", kinds[record->kind]);
+    else
+        text_format(&text, "%s ", dtype_name(record->dtype, buffer));
+    for (int axis = 0; axis < record->rank && record->kind != RECORD_FILE; axis++)
+        text_format(&text, "%s%lld", axis ? "x" : "", (long long)record->shape[axis]);
+    free(w->description);
+    w->description = text.data;
+}
+
+static void add_record(struct summary *summary, const struct record *record, const struct item *item)
+{
+    bool weights = record->kind == RECORD_TENSOR || record->kind == RECORD_CORE;
+    struct weight *w = summary->n_weight ? &summary->weight[summary->n_weight - 1] : NULL;
+    char buffer[DTYPE_NAME];
+
+    if (record->kind != RECORD_CORE || !w || w->kind != RECORD_CORE || strcmp(w->name, record->name))
+        w = add_weight(summary, record);
+    describe(w, record);
+    w->cores++;
+    w->bytes += record->bytes;
+    if (item && weights) {
+        w->stored_bytes += item->stored_bytes;
+        if (strcasecmp(item->stored, dtype_name(record->dtype, buffer)) && record->kind == RECORD_TENSOR)
+            memcpy(w->stored, item->stored, sizeof w->stored);
+    }
+    if (!weights)
+        return;
+    if (record->kind == RECORD_CORE && record->term == 0) {
+        w->shape[0] *= record->shape[1];
+        w->shape[1] *= record->shape[2];
+    }
+    w->stored_parameters += product(record->rank, record->shape);
+}
+
+static bool all_finite(const struct tensor *tensor)
+{
+    int64_t rows = tensor_rows(tensor), length = tensor_row_length(tensor);
+    float *row = xmallocarray((size_t)length, sizeof *row);
+    bool finite = true;
+
+    for (int64_t r = 0; r < rows && finite; r++) {
+        tensor_get_rows(tensor, r, 1, row);
+        for (int64_t i = 0; i < length; i++)
+            finite = finite && isfinite(row[i]);
+    }
+    free(row);
+    return finite;
+}
+
+static int ignore(void *context, const void *data, size_t size)
+{
+    (void)context, (void)data, (void)size;
+    return EX_OK;
+}
+
+static int verify_record(struct source *source, const struct record *record)
+{
+    struct tensor tensor;
+    int rc;
+
+    if (record->kind == RECORD_FILE || record->kind == RECORD_OTHER || !dtype_is_real(record->dtype))
+        return source_each(source, record, ignore, NULL);
+    if ((rc = source_load(source, record, &tensor)))
+        return rc;
+    if (!all_finite(&tensor))
+        rc = fail(EX_DATAERR, "'%s': '%s': a number is not finite", source->name, record->name);
+    tensor_free(&tensor);
+    return rc;
+}
+
+static void count_up(struct summary *summary)
+{
+    bool tied = json_as_bool(json_at(summary->config, "tie_word_embeddings"), false);
+
+    for (size_t i = 0; i < summary->n_weight; i++) {
+        struct weight *w = &summary->weight[i];
+        bool weights = w->kind == RECORD_TENSOR || w->kind == RECORD_CORE;
+
+        if (!weights)
+            continue;
+        w->parameters = tied && !strcmp(w->name, "lm_head.weight") ? 0 : product(w->rank, w->shape);
+        summary->parameters += w->parameters;
+        summary->stored_parameters += w->stored_parameters;
+        summary->payload_bytes += w->bytes;
+    }
+}
+
+int summary_take(struct summary *summary, struct source *source, bool verify)
+{
+    struct record record = {0};
+    int rc;
+
+    *summary = (struct summary){.format = source->is_model ? source->model.container->format : "stream",
+                                .name = file_basename(source->name)};
+    summary->config = json_clone(source->config);
+    summary->history = json_clone(source->history);
+    while (!(rc = source_next(source, &record)) && record.kind != RECORD_END) {
+        add_record(summary, &record, source_item(source));
+        if (verify)
+            rc = verify_record(source, &record);
+        record_free(&record);
+        if (rc)
+            return rc;
+    }
+    if (rc)
+        return rc;
+    summary->file_bytes = source->is_model ? source->model.file_bytes : source->reader.offset;
+    count_up(summary);
+    return EX_OK;
+}
+
+static struct json *weight_json(const struct weight *w)
+{
+    struct json *object = json_make_object(), *shape = json_make_array();
+
+    for (int axis = 0; axis < w->rank; axis++)
+        json_append(shape, json_make_int(w->shape[axis]));
+    json_put(object, "name", json_make_string(w->name));
+    json_put(object, "kind", json_make_string(kinds[w->kind]));
+    json_put(object, "shape", shape);
+    json_put(object, "cores", json_make_string(w->description));
+    json_put(object, "parameters", json_make_int(w->parameters));
+    json_put(object, "stored_parameters", json_make_int(w->stored_parameters));
+    json_put(object, "bytes", json_make_int(w->bytes));
+    if (w->stored_bytes)
+        json_put(object, "stored_bytes", json_make_int(w->stored_bytes));
+    if (w->stored[0])
+        json_put(object, "stored", json_make_string(w->stored));
+    return object;
+}
+
+struct json *summary_json(const struct summary *summary)
+{
+    struct json *report = json_make_object(), *tensors = json_make_array();
+
+    json_put(report, "name", json_make_string(summary->name));
+    json_put(report, "format", json_make_string(summary->format));
+    json_put(report, "parameters", json_make_int(summary->parameters));
+    json_put(report, "stored_parameters", json_make_int(summary->stored_parameters));
+    json_put(report, "payload_bytes", json_make_int(summary->payload_bytes));
+    json_put(report, "file_bytes", json_make_int(summary->file_bytes));
+    json_put(report, "config", summary->config ? json_clone(summary->config) : json_make_null());
+    json_put(report, "history", json_clone(summary->history));
+    for (size_t i = 0; i < summary->n_weight; i++)
+        json_append(tensors, weight_json(&summary->weight[i]));
+    json_put(report, "tensors", tensors);
+    return report;
+}
+
+void summary_free(struct summary *summary)
+{
+    for (size_t i = 0; i < summary->n_weight; i++) {
+        free(summary->weight[i].name);
+        free(summary->weight[i].description);
+    }
+    free(summary->weight);
+    free(summary->name);
+    json_drop(summary->config);
+    json_drop(summary->history);
+    *summary = (struct summary){0};
+}
