@@ -1,0 +1,33 @@
+/* decompose.h - an operator that is a matrix becomes one of several cores, where that saves bytes. */
+#ifndef FIT_DECOMPOSE_H
+#define FIT_DECOMPOSE_H
+
+#include "fit/mpo.h"
+#include "operator/operator.h"
+
+struct decomposition {
+    struct mpo_budget budget;
+    int sites;                   /* of a free shape */
+    struct mpo_shape shape;      /* n_site 0: free, the best of several (mpo_fit_any()) */
+    struct dtype dtype;          /* of the cores: f32, f16, bf16 */
+    bool force;                  /* also where it doesn't save bytes, and where the operator is compressed already */
+};
+
+/* What became of it. */
+struct decomposed {
+    bool done;                   /* false: left as it is, and said so by note() */
+    struct mpo_shape shape;
+    int64_t parameters;          /* stored in the cores */
+    double squares, norm;        /* |W - W'|^2 for the rounded cores, and |W|^2 */
+};
+
+/* Decomposes op in place. Bytes are compared with the smaller of its payload and 2 bytes per weight. Memory: W in f32 while it
+ * is fitted (see mpo.h), again while W' is compared, and the payloads.
+ * EX_DATAERR after a message where the shape isn't its shape, values aren't finite or don't fit the dtype; EX_SOFTWARE. Then op
+ * is as it was. */
+int decompose(struct operator *op, const struct decomposition *how, struct decomposed *result);
+
+/* |W - W'|_F / |W|_F. */
+double decomposed_error(const struct decomposed *result);
+
+#endif

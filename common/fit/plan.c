@@ -1,0 +1,202 @@
+/* plan.c - reads plans. */
+#include "fit/plan.h"
+#include "fit/shape.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/memory.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Each takes a value into its line; false where the value is bad. */
+static bool whole(const char *value, long long least, long long most, long long *number)
+{
+    char *end;
+
+    *number = strtoll(value, &end, 10);
+    return end != value && !*end && *number >= least && *number <= most;
+}
+
+static bool real(const char *value, double most, double *number)
+{
+    char *end;
+
+    *number = strtod(value, &end);
+    return end != value && !*end && isfinite(*number) && *number > 0 && *number <= most;
+}
+
+static bool set_chi(struct plan_line *line, const char *value)
+{
+    long long number;
+    bool good = whole(value, 1, 1 << 20, &number);
+
+    line->chi = number;
+    return good;
+}
+
+static bool set_keep(struct plan_line *line, const char *value)
+{
+    return real(value, 1, &line->keep);
+}
+
+static bool set_tolerance(struct plan_line *line, const char *value)
+{
+    return real(value, 1, &line->tolerance);
+}
+
+static bool set_sites(struct plan_line *line, const char *value)
+{
+    long long number;
+    bool good = whole(value, 2, MPO_SITES, &number);
+
+    line->sites = (int)number;
+    return good;
+}
+
+static bool set_shape(struct plan_line *line, const char *value)
+{
+    struct mpo_shape shape;
+
+    free(line->shape);
+    line->shape = xstrdup(value);
+    return !strcmp(value, "auto") || (shape_parse(value, &shape) && shape.n_site > 1);
+}
+
+static bool set_dtype(struct plan_line *line, const char *value)
+{
+    line->has_dtype = dtype_parse(value, &line->dtype);
+    return line->has_dtype && line->dtype.kind <= DTYPE_BF16;
+}
+
+static bool set_bits(struct plan_line *line, const char *value)
+{
+    long long number;
+    bool good = whole(value, 2, 8, &number) && number != 7;
+
+    line->bits = (int)number;
+    return good;
+}
+
+static bool set_group(struct plan_line *line, const char *value)
+{
+    long long number = GROUP_ROW;
+    bool good = !strcmp(value, "row") || whole(value, 1, 1 << 20, &number);
+
+    line->has_group = true;
+    line->group = (int)number;
+    return good;
+}
+
+static bool set_zero(struct plan_line *line, const char *value)
+{
+    for (int zero = 0; dtype_zero_names[zero]; zero++)
+        if (!strcmp(value, dtype_zero_names[zero])) {
+            line->has_zero = true;
+            line->zero = (enum dtype_zero)zero;
+            return true;
+        }
+    return false;
+}
+
+static const struct {
+    const char *key;
+    bool (*set)(struct plan_line *line, const char *value);
+} keys[] = {
+    {"chi", set_chi},     {"keep", set_keep},   {"tolerance", set_tolerance}, {"sites", set_sites}, {"shape", set_shape},
+    {"dtype", set_dtype}, {"bits", set_bits},   {"group", set_group},         {"zero", set_zero},
+};
+
+enum { N_KEY = sizeof keys / sizeof *keys };
+
+static int parse_pair(struct plan_line *line, char *pair, const char *path, int number)
+{
+    char *value = strchr(pair, '=');
+
+    if (!value)
+        return fail(EX_DATAERR, "'%s', line %d: '%s' is not key=value", path, number, pair);
+    *value++ = '\0';
+    for (int k = 0; k < N_KEY; k++)
+        if (!strcmp(pair, keys[k].key))
+            return keys[k].set(line, value) ? EX_OK
+                                            : fail(EX_DATAERR, "'%s', line %d: bad value '%s' of %s", path, number, value, pair);
+    return fail(EX_DATAERR, "'%s', line %d: unknown key '%s'", path, number, pair);
+}
+
+static int parse_line(struct plan *plan, char *text, const char *path, int number)
+{
+    char *rest = NULL, *word;
+    struct plan_line *line;
+    struct mpo_shape shape;
+    int rc = EX_OK;
+
+    text[strcspn(text, "#")] = '\0';
+    if (!(word = strtok_r(text, " \t\r", &rest)))
+        return EX_OK;
+    plan->line = xreallocarray(plan->line, (size_t)plan->n_line + 1, sizeof *plan->line);
+    line = &plan->line[plan->n_line++];
+    *line = (struct plan_line){.glob = xstrdup(word)};
+    while (!rc && (word = strtok_r(NULL, " \t\r", &rest)))
+        rc = parse_pair(line, word, path, number);
+    if (!rc && (line->chi > 0) + (line->keep > 0) + (line->tolerance > 0) > 1)
+        rc = fail(EX_DATAERR, "'%s', line %d: more than one of chi, keep and tolerance", path, number);
+    if (!rc && line->sites && line->shape && shape_parse(line->shape, &shape) && shape.n_site != line->sites)
+        rc = fail(EX_DATAERR, "'%s', line %d: shape %s has %d sites, sites says %d", path, number, line->shape, shape.n_site,
+                  line->sites);
+    return rc;
+}
+
+int plan_read(struct plan *plan, const char *path)
+{
+    struct text text = {0};
+    char *line, *rest;
+    int rc = file_read(path, 1 << 24, &text);
+
+    *plan = (struct plan){0};
+    if (!rc) {
+        plan->name = file_basename(path);
+        plan->hash = hash_of(text.data, text.length);
+    }
+    if (!rc && strlen(text.data) != text.length)
+        rc = fail(EX_DATAERR, "'%s': not a text file", path);
+    rest = text.data;
+    for (int number = 1; !rc && (line = strsep(&rest, "\n")); number++)
+        rc = parse_line(plan, line, path, number);
+    text_free(&text);
+    if (rc)
+        plan_free(plan);
+    return rc;
+}
+
+const struct plan_line *plan_find(const struct plan *plan, const char *name)
+{
+    for (int i = 0; i < plan->n_line; i++)
+        if (!fnmatch(plan->line[i].glob, name, 0))
+            return &plan->line[i];
+    return NULL;
+}
+
+struct json *plan_history(const struct plan *plan)
+{
+    struct json *entry = json_make_object();
+    char hash[17];
+
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)plan->hash);
+    json_put(entry, "name", json_make_string(plan->name));
+    json_put(entry, "hash", json_make_string(hash));
+    return entry;
+}
+
+void plan_free(struct plan *plan)
+{
+    for (int i = 0; i < plan->n_line; i++) {
+        free(plan->line[i].glob);
+        free(plan->line[i].shape);
+    }
+    free(plan->line);
+    free(plan->name);
+    *plan = (struct plan){0};
+}

@@ -1,0 +1,49 @@
+/* plan.h - which weight gets what: files of lines
+ *
+ *     # comment
+ *     GLOB key=value key=value ...
+ *
+ * The first line whose glob matches a weight's name counts. Keys: chi, keep, tolerance (one of the three), sites, shape, dtype for
+ * mpo-decompose; bits, group, zero for quantize. Both programs read the same file, and each leaves alone what its line gives no
+ * key of its own for. */
+#ifndef FIT_PLAN_H
+#define FIT_PLAN_H
+
+#include "base/json.h"
+#include "tensor/dtype.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct plan_line {
+    char *glob;
+    int64_t chi;                 /* 0: not given */
+    double keep, tolerance;      /* 0: not given */
+    int sites;                   /* 0: not given */
+    char *shape;                 /* NULL: not given; "auto" or "20x256,640x16" */
+    bool has_dtype, has_group, has_zero;
+    struct dtype dtype;
+    int bits;                    /* 0: not given */
+    int group;
+    enum dtype_zero zero;
+};
+
+struct plan {
+    char *name;                  /* base name of the file */
+    uint64_t hash;               /* XXH3 of its bytes */
+    struct plan_line *line;
+    int n_line;
+};
+
+/* Reads a file. EX_NOINPUT, or EX_DATAERR with file and line. *plan is the caller's; it is empty after an error. */
+int plan_read(struct plan *plan, const char *path);
+
+/* The line for a weight, or NULL. */
+const struct plan_line *plan_find(const struct plan *plan, const char *name);
+
+/* {"name", "hash"} for a history. */
+struct json *plan_history(const struct plan *plan);
+
+void plan_free(struct plan *plan);
+
+#endif
