@@ -1,0 +1,187 @@
+#!/usr/bin/env bats
+# Streams between the programs: broken ones, full disks, terminals, records passed through, threads.
+
+setup_file() {
+    export ROOT="$BATS_TEST_DIRNAME/../.."
+    export MODEL="$ROOT/pipelines/models/stories260K"
+    cd "$BATS_FILE_TMPDIR" || exit 1
+    extract-layer "$MODEL" -o whole.tns
+    extract-layer "$MODEL" --layer 0 -o layer.tns
+    mpo-decompose -q --chi 8 whole.tns | quantize -q -o small.tns
+}
+
+setup() {
+    cd "$BATS_TEST_TMPDIR" || exit 1
+}
+
+# The sentence that feeds a program the stream bad.tns, leaving its output, if any, as `out`.
+feed() {
+    case $1 in
+    extract-layer) extract-layer - -o out < bad.tns ;;
+    mpo-decompose) mpo-decompose -q --chi 4 -o out < bad.tns ;;
+    mpo-contract) mpo-contract -o out bad.tns ;;
+    quantize) quantize -q -o out < bad.tns ;;
+    assemble) assemble -q -o out bad.tns ;;
+    tensor-info) tensor-info bad.tns > out.text ;;
+    tensor-diff) tensor-diff "$BATS_FILE_TMPDIR/whole.tns" - < bad.tns > out.text ;;
+    esac
+}
+
+# Exit 65, one line naming record and byte, no output.
+refuses() {
+    run feed "$1"
+    [ "$status" -eq 65 ] || { echo "$1, $2: exit $status: $output"; return 1; }
+    [ "${#lines[@]}" -eq 1 ] || { echo "$1, $2: $output"; return 1; }
+    [[ $output == "$1: cannot read '"*"': record "*", byte "*": "* ]] || { echo "$1, $2: $output"; return 1; }
+    [ ! -e out ] && [ ! -e .out.part ] || { echo "$1, $2: output left behind"; return 1; }
+}
+
+programs="extract-layer mpo-decompose mpo-contract quantize assemble tensor-info tensor-diff"
+
+@test "a stream cut at 50 places is refused by each program" {
+    size=$(stat -c %s "$BATS_FILE_TMPDIR/small.tns")
+    for program in $programs; do
+        for i in $(seq 0 49); do
+            head -c $((size * i / 50 + i % 7)) "$BATS_FILE_TMPDIR/small.tns" > bad.tns
+            refuses "$program" "cut at $((size * i / 50 + i % 7))"
+        done
+    done
+}
+
+@test "a stream with a byte altered at 50 places is refused by each program" {
+    size=$(stat -c %s "$BATS_FILE_TMPDIR/small.tns")
+    for program in $programs; do
+        for i in $(seq 0 49); do
+            at=$((size * i / 50 + i % 11))
+            cp "$BATS_FILE_TMPDIR/small.tns" bad.tns
+            byte=$(od -An -tu1 -j "$at" -N 1 bad.tns)
+            printf '%b' "\\x$(printf %02x $((byte ^ (1 << i % 8))))" | dd of=bad.tns bs=1 seek="$at" conv=notrunc status=none
+            refuses "$program" "altered at $at"
+        done
+    done
+}
+
+@test "two streams one after the other are not one" {
+    cat "$BATS_FILE_TMPDIR/small.tns" "$BATS_FILE_TMPDIR/small.tns" > bad.tns
+    for program in $programs; do refuses "$program" "twice"; done
+}
+
+@test "a broken head of a pipe poisons its tail" {
+    head -c 100000 "$BATS_FILE_TMPDIR/whole.tns" > bad.tns
+    run bash -c 'mpo-decompose -q --chi 4 < bad.tns | quantize -q | assemble -q -o out'
+    [ "$status" -eq 65 ]
+    [ ! -e out ]
+}
+
+@test "text and nothing are not streams" {
+    echo "hello" > bad.tns
+    refuses tensor-info text
+    : > bad.tns
+    refuses quantize nothing
+}
+
+@test "a missing input is 66, a missing output folder 73" {
+    run quantize nowhere.tns
+    [ "$status" -eq 66 ]
+    [[ $output == *"cannot open 'nowhere.tns': No such file or directory" ]]
+    run quantize -q -o nowhere/out.tns "$BATS_FILE_TMPDIR/layer.tns"
+    [ "$status" -eq 73 ]
+}
+
+@test "a full disk is 74 and leaves nothing" {
+    for sentence in "extract-layer '$MODEL'" "quantize -q '$BATS_FILE_TMPDIR/layer.tns'" "tensor-info '$MODEL'" \
+                    "tensor-info --json '$MODEL'" "tensor-diff '$MODEL' '$MODEL'"; do
+        run bash -c "$sentence > /dev/full"
+        [ "$status" -eq 74 ] || { echo "$sentence: $status: $output"; false; }
+        [[ $output == *"No space left on device" ]]
+    done
+}
+
+@test "a full file system is 74 and leaves nothing" {
+    [ "$(id -u)" -eq 0 ] && mkdir tiny && mount -t tmpfs -o size=256k none tiny 2>/dev/null || skip "no tmpfs can be mounted"
+    run mpo-contract -q -o tiny/out.tns "$BATS_FILE_TMPDIR/whole.tns"
+    first=$status
+    run assemble -q -o tiny/out "$BATS_FILE_TMPDIR/whole.tns"
+    left=$(ls -A tiny)
+    umount tiny
+    echo "$first $status '$left' $output"
+    [ "$first" -eq 74 ] && [ "$status" -eq 74 ] && [ -z "$left" ]
+}
+
+@test "binary data goes to no terminal and comes from none" {
+    run script -qec "extract-layer '$MODEL'" /dev/null
+    [ "$status" -eq 64 ]
+    run script -qec "quantize -q > out" /dev/null
+    [ "$status" -eq 64 ]
+}
+
+@test "records that a filter isn't for pass through unchanged" {
+    mpo-decompose -q --chi 8 "$BATS_FILE_TMPDIR/whole.tns" | tensor-diff --files "$BATS_FILE_TMPDIR/whole.tns" - > diff || true
+    run grep -v -E 'proj|relative error|same$' diff
+    [ -z "$output" ]
+    mpo-contract -o again.tns "$BATS_FILE_TMPDIR/whole.tns"
+    tensor-diff --files "$BATS_FILE_TMPDIR/whole.tns" again.tns
+}
+
+@test "equal bytes for 1 and 4 threads" {
+    for threads in 1 4; do
+        mpo-decompose -q --threads $threads --chi 12 --shape auto "$BATS_FILE_TMPDIR/whole.tns" \
+            | quantize -q --threads $threads --bits 3 -o "q$threads.tns"
+        mpo-contract --threads $threads -o "c$threads.tns" "q$threads.tns"
+    done
+    cmp q1.tns q4.tns
+    cmp c1.tns c4.tns
+}
+
+@test "the history names what was done, and no paths" {
+    run tensor-info --json "$BATS_FILE_TMPDIR/small.tns"
+    [[ $output == *'"program": "extract-layer"'*'"program": "mpo-decompose"'*'"program": "quantize"'* ]]
+    [[ $output != *"$BATS_FILE_TMPDIR"* ]]
+    [[ $output != *"/stories260K"* ]]
+}
+
+@test "packing and its inverse" {
+    quantize -q --bits 8 --group 32 -o packed.tns "$BATS_FILE_TMPDIR/whole.tns"
+    quantize -q --inverse -o plain.tns packed.tns
+    tensor-diff packed.tns plain.tns
+    tensor-diff --tolerance 0.01 "$BATS_FILE_TMPDIR/whole.tns" packed.tns
+    run tensor-diff "$BATS_FILE_TMPDIR/whole.tns" packed.tns
+    [ "$status" -eq 1 ]
+    quantize -q --inverse "$BATS_FILE_TMPDIR/small.tns" | tensor-diff "$BATS_FILE_TMPDIR/small.tns" -
+}
+
+@test "quantize refuses what it can't do" {
+    for options in "--bits 7" "--bits 9" "--bits 1" "--bits x" "--group 0" "--zero maybe" "--inverse --bits 4" "--dtype f16" \
+                   "--plan p --bits 4" "a b" "--embedding-bits 1"; do
+        # shellcheck disable=SC2086
+        run quantize -q $options
+        [ "$status" -eq 64 ] || { echo "$options: $status"; false; }
+        [ "${#lines[@]}" -eq 1 ]
+    done
+}
+
+@test "plans: the first line that matches counts, errors name file and line" {
+    printf '# comment\n*.q_proj.weight bits=3 group=row zero=none\n*.self_attn.* bits=8\n*down* chi=4\n' > p.plan
+    quantize -q --plan p.plan -o out.tns "$BATS_FILE_TMPDIR/layer.tns"
+    run tensor-info out.tns
+    [[ $output == *"q_proj.weight"*"q3-row-none 64x64"* ]]
+    [[ $output == *"k_proj.weight"*"q8-64-min 32x64"* ]]
+    [[ $output == *"down_proj.weight"*"f32 64x172"* ]]
+    for line in "* bits=7" "* bits" "* depth=3" "* chi=4 keep=.5" "* group=0"; do
+        printf '\n%s\n' "$line" > bad.plan
+        run quantize -q --plan bad.plan "$BATS_FILE_TMPDIR/layer.tns"
+        [ "$status" -eq 65 ]
+        [[ $output == *"'bad.plan', line 2"* ]]
+    done
+}
+
+@test "tensor-info verifies, tensor-diff finds what is missing" {
+    tensor-info --verify "$MODEL" | grep -q verified
+    run tensor-diff "$BATS_FILE_TMPDIR/whole.tns" "$BATS_FILE_TMPDIR/layer.tns"
+    [ "$status" -eq 1 ]
+    [[ $output == *"lm_head"* || $output == *"model.norm.weight"*"only in the first"* ]]
+    run tensor-diff "$MODEL"
+    [ "$status" -eq 64 ]
+    run tensor-diff - -
+    [ "$status" -eq 64 ]
+}
