@@ -1,0 +1,107 @@
+# Sentences: `make MODEL-STEP-STEP...` extracts a model layer by layer, applies the steps from left to right, assembles the
+# result and measures it. All of it lies in $R/MODEL/STEP-STEP.../:
+#
+#   sentence        the shell sentence that each layer goes through; where it changes, all is redone
+#   layer-NN.tns    one compressed stream per layer; rest.tns: embedding, final norm, head, companion files
+#   model/          the assembled model
+#   report.json     sizes and errors of all tensors, counted and measured on that model
+#
+# One file per layer and not per step: the steps of a layer cost seconds, so they are piped. A killed make goes on with the
+# layers that are missing.
+
+#: a launcher in front of each sentence, for example srun with its options
+LAUNCH ?=
+#: how many sentences run at once (default: as many as processors, fewer where memory is short)
+SLOTS ?=
+#: threads per program; slots, as many as processors, already run side by side
+THREADS ?= 1
+
+# A step is a name, N for a whole number, and what it adds to the sentence with $1 for the number. A step without `|` is an
+# option of the program before it. `make help` lists what stands behind `# :`.
+step.chiN = | mpo-decompose --chi $1# : bond dimension N
+step.keepN = | mpo-decompose --keep $1e-2# : keep N % of a matrix's parameters
+step.sitesN = --sites $1# : behind chiN or keepN: N cores per matrix
+step.qN = | quantize --bits $1# : N bits per weight
+step.gN = --group $1# : behind qN: groups of N weights share a scale
+step.zint = --zero int# : behind qN: integer zero points
+step.zmin = --zero min# : behind qN: a minimum per group
+step.znone = --zero none# : behind qN: symmetric
+
+# Any other step PLAN is a file: what it says about matrices by name goes to the programs it has keys for.
+plan = pipelines/plans/$1.plan
+plan_step = $(if $(call plan_has,$1,chi|keep|tolerance),| mpo-decompose --plan $(call plan,$1)) \
+            $(if $(call plan_has,$1,bits),| quantize --plan $(call plan,$1))
+plan_has = $(shell grep -E '^[^#]*[[:space:]]($2)=' $(call plan,$1))
+
+STEPS := $(patsubst step.%,%,$(filter step.%,$(.VARIABLES)))
+PLANS := $(patsubst pipelines/plans/%.plan,%,$(wildcard pipelines/plans/*.plan))
+
+# chi100 is of kind chi, its number is 100, its entry step.chiN; seed is of kind seed and has no number.
+kind = $(subst 0,,$(subst 1,,$(subst 2,,$(subst 3,,$(subst 4,,$(subst 5,,$(subst 6,,$(subst 7,,$(subst 8,,$(subst 9,,$1))))))))))
+number = $(1:$(call kind,$1)%=%)
+entry = $(filter $(call kind,$1)$(if $(call number,$1),N),$(if $(filter $(call kind,$1)$(call number,$1),$1),$(STEPS)))
+step = $(if $(call entry,$1),$(call step.$(call entry,$1),$(call number,$1)),$(if $(filter $1,$(PLANS)),$(call plan_step,$1),\
+       $(error unknown step '$1'; the steps are: $(sort $(STEPS) $(PLANS)))))
+
+# The parts of a target $R/MODEL/STEPS/PIECE, read from its stem, and the sentence that makes the piece.
+part = $(word $1,$(subst /, ,$*))
+model = $(call part,1)
+steps = $(call part,2)
+layer = $(patsubst 0%,%,$(patsubst layer-%,%,$(call part,3)))
+pipe = $(strip $(foreach s,$(subst -, ,$(steps)),$(call step,$s)))
+source = $(source.$(model))
+ready = $(or $(ready.$(model)),$(source),$(error unknown model '$(model)'; the models are: $(MODELS)))
+programs = $(addprefix $(BIN)/,extract-layer $(filter $(PROGRAMS),$(pipe)))
+plans = $(filter %.plan,$(pipe))
+
+digits := 0 1 2 3 4 5 6 7 8 9
+pairs := $(foreach d,$(digits),$(addprefix $d,$(digits)))
+numbers := $(pairs) $(foreach d,$(filter-out 0,$(digits)),$(addprefix $d,$(pairs)))
+pieces = rest $(addprefix layer-,$(wordlist 1,$(layers.$1),$(numbers)))
+
+# Programs are found as the user finds them, so the sentences that make shows can be typed.
+export PATH := $(abspath $(BIN)):$(PATH)
+options = --threads $(THREADS) $(if $(V),--verbose,--quiet)
+with_options = $(foreach word,$1,$(word)$(if $(filter $(word),$(PROGRAMS)), $(options)))
+RUN = pipelines/slot $(if $(LAUNCH),'$(LAUNCH) bash -eu -o pipefail -c "$1"','$1')
+
+$R/%/sentence: $$(call changed,$$@,extract-layer $$(source) $$(pipe))
+	@mkdir -p $(@D)
+	@echo 'extract-layer $(source) $(pipe)' > $@
+
+$R/%.tns: $R/$$(model)/$$(steps)/sentence $$(ready) $$(programs) $$(plans)
+	$(call say,PIPE,$@)$(call RUN,extract-layer $(source) --layer $(layer) $(call with_options,$(pipe)) -o $@)
+
+$R/%/model/config.json: $$(addprefix $R/$$*/,$$(addsuffix .tns,$$(call pieces,$$(model)))) $(BIN)/assemble
+	$(call say,JOIN,$(@D))$(call RUN,assemble $(options) --force $(filter %.tns,$^) -o $(@D))
+
+$R/%/report.json: $R/%/model/config.json $(BIN)/tensor-info $(BIN)/tensor-diff pipelines/measure
+	$(call say,MEASURE,$@)$(call RUN,pipelines/measure --threads $(THREADS) $(source) $(@D)/model -o $@)
+
+define sentences_of
+$1-%: $R/$1/%/report.json
+	@pipelines/table $$<
+endef
+$(foreach m,$(MODELS),$(eval $(call sentences_of,$m)))
+
+# Files that make finds only by chaining pattern rules are intermediate to it: it would delete them at the end, and not miss
+# them once deleted. PRECIOUS keeps them; naming them as prerequisites of something makes it miss them. So the files of all
+# sentences asked for are named here: of goals MODEL-STEPS, of goals in $R/MODEL/STEPS/, and of what a graph adds to SENTENCES.
+.PRECIOUS: $R/%/sentence $R/%.tns $R/%/model/config.json $R/%/report.json
+SENTENCES ?=
+goals = $(MAKECMDGOALS) $(SENTENCES)
+runs := $(sort $(foreach m,$(MODELS),$(patsubst $m-%,$m/%,$(filter $m-%,$(goals)))) \
+               $(foreach g,$(patsubst $R/%,%,$(filter $R/%,$(goals))),$(word 1,$(subst /, ,$g))/$(word 2,$(subst /, ,$g))))
+named: $(foreach r,$(runs),$(addprefix $R/$r/,sentence $(addsuffix .tns,$(call pieces,$(firstword $(subst /, ,$r)))) \
+                                                   model/config.json report.json))
+
+# A goal that looks like a sentence but starts with no known model is refused by name.
+$(foreach g,$(filter-out $(TARGETS) $(MODELS:=-%),$(MAKECMDGOALS)),$(if $(findstring -,$(filter-out %/,$(subst /,/ ,$g))),$(if \
+  $(findstring /,$g),,$(error unknown model '$(firstword $(subst -, ,$g))' in '$g'; the models are: $(MODELS) (my: with MODEL=PATH)))))
+
+define help_sentences
+echo; echo 'Sentences: MODEL-STEP-STEP..., applied from left to right, for example smollm2-chi100-q8; files in $R/MODEL/STEPS/'; \
+echo '  models:          $(MODELS)$(if $(MODEL),, my (with MODEL=PATH))'; \
+sed -n 's/^step\.\([^ ]*\) = .*# : /\1\t/p' pipelines/grammar.mk | while IFS=$$'\t' read -r name text; do printf '  %-16s %s\n' "$$name" "$$text"; done; \
+for plan in $(PLANS); do printf '  %-16s %s\n' "$$plan" "$$(sed -n '1s/^# *//p' pipelines/plans/$$plan.plan)"; done
+endef

@@ -1,0 +1,35 @@
+# Installing: one driver in bin, the programs out of the way in libexec, since names like `quantize` are too common for /usr/bin.
+
+#: where to install
+PREFIX ?= /usr/local
+#: a staging root in front of PREFIX, for packagers
+DESTDIR ?=
+
+libexec := $(PREFIX)/libexec/lapidary
+share := $(PREFIX)/share
+
+TARGETS += man install uninstall
+MAN := $(PROGRAMS:%=$B/man/lapidary-%.1)
+#: manual pages, made from --help by help2man
+man: $(MAN)
+
+$(MAN): $B/man/lapidary-%.1: $(BIN)/% | $B/needs-install
+	@mkdir -p $(@D)
+	$(call say,MAN,$@)help2man --no-info --section 1 --output $@ \
+	    --name "$$($< --help | sed -n '2{s/\.$$//;p}')" $<
+
+#: install programs, manual pages, completion and the stream format under $(DESTDIR)$(PREFIX)
+install: build man
+	install -d '$(DESTDIR)$(libexec)' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(share)/man/man1' \
+	    '$(DESTDIR)$(share)/bash-completion/completions' '$(DESTDIR)$(share)/doc/lapidary'
+	install -m 755 $(PROGRAMS:%=$(BIN)/%) '$(DESTDIR)$(libexec)'
+	install -m 755 pipelines/lapidary '$(DESTDIR)$(PREFIX)/bin/lapidary'
+	install -m 644 $(MAN) '$(DESTDIR)$(share)/man/man1'
+	install -m 644 pipelines/completion.bash '$(DESTDIR)$(share)/bash-completion/completions/lapidary'
+	install -m 644 common/stream/FORMAT README.md LICENSE '$(DESTDIR)$(share)/doc/lapidary'
+
+#: remove what install put there
+uninstall:
+	rm -rf '$(DESTDIR)$(libexec)' '$(DESTDIR)$(share)/doc/lapidary'
+	rm -f '$(DESTDIR)$(PREFIX)/bin/lapidary' '$(DESTDIR)$(share)/man/man1/lapidary-'*.1 \
+	    '$(DESTDIR)$(share)/bash-completion/completions/lapidary'
