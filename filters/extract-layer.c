@@ -97,25 +97,6 @@ static int check_layers(const struct json *json, const char *where)
     return EX_OK;
 }
 
-/* The history of what comes out. Reading a foreign model is its first step; which layers were asked for is left out, so
- * that the streams of one model all tell the same. Streams, and models that we made, keep the history they have: a pipe
- * that is cut in two by a file gives the same bytes. */
-static struct json *make_history(const struct source *source)
-{
-    struct json *history = json_clone(source->history), *entry, *name;
-    char hash[17];
-
-    if (!source->is_model || json_count(history))
-        return history;
-    entry = json_make_object();
-    snprintf(hash, sizeof hash, "%016" PRIx64, source->model.identity);
-    name = json_make_string(source->name);
-    json_put(entry, "model", name ? name : json_make_string("?"));       /* not UTF-8 */
-    json_put(entry, "identity", json_make_string(hash));
-    json_append(history, history_entry(program.name, entry));
-    return history;
-}
-
 /* True where the record was asked for. *block is its layer, or -1. */
 static bool wanted(const struct record *record, int64_t *block)
 {
@@ -171,7 +152,7 @@ int main(int argc, char **argv)
     options_parse(&program, argc, argv);
     if ((rc = source_open(&source, options.input)) || (rc = check_layers(source.config, source.name)))
         goto done;
-    history = make_history(&source);
+    history = source_history(&source);
     if (!(rc = writer_open(&writer, common_options.output, source.config, history)))
         rc = pass_records(&source, &writer);
 done:

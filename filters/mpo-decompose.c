@@ -30,15 +30,17 @@ static const struct argp_option table[] = {
     {"chi", KEY_CHI, "N", 0, "bond dimension N; with --shape auto: N (out + in) parameters per matrix", 0},
     {"keep", KEY_KEEP, "R", 0, "the part R of a matrix's parameters, above 0 to 1", 0},
     {"tolerance", KEY_TOLERANCE, "E", 0, "as few parameters as keep the relative Frobenius error within E", 0},
-    {"plan", KEY_PLAN, "FILE", 0, "these per weight, from lines `GLOB chi=.. keep=.. tolerance=.. sites=.. shape=.. dtype=..`; "
-     "what no line gives one of the first three is left alone", 0},
+    {"plan", KEY_PLAN, "FILE", 0, "these per weight, from lines `GLOB chi=.. keep=.. tolerance=.. sites=.. shape=.. "
+     "dtype=..`; what no line gives one of the first three is left alone", 0},
     {"sites", KEY_SITES, "N", 0, "cores per matrix, 2 to 16 (default: 2)", 0},
-    {"shape", KEY_SHAPE, "SHAPE", 0, "factors per site, out x in: 20x256,640x16; or auto (the default): several are tried, the "
-     "least error wins", 0},
+    {"shape", KEY_SHAPE, "SHAPE", 0, "factors per site, out x in: 20x256,640x16; or auto (the default): several are "
+     "tried, the least error wins", 0},
     {"dtype", 'd', "TYPE", 0, "of the cores: f32, f16 (the default), bf16", 0},
-    {"match", 'm', "GLOB", 0, "only weights whose names match (may be repeated; default: *_proj.weight of the blocks)", 0},
+    {"match", 'm', "GLOB", 0, "only weights whose names match (may be repeated; default: *_proj.weight of the blocks)",
+     0},
     {"exact", KEY_EXACT, NULL, 0, "LAPACK's SVD in double for every cut: slow, and for small matrices", 0},
-    {"force", KEY_FORCE, NULL, 0, "also where it saves no bytes, and what is compressed already (multiplied out first)", 0},
+    {"force", KEY_FORCE, NULL, 0, "also where it saves no bytes, and what is compressed already (multiplied out first)",
+     0},
     {0},
 };
 
@@ -67,7 +69,8 @@ static void check_together(void)
     if (options.plan_file && options.match.count)
         die(EX_USAGE, "--plan says which weights: it goes with no --match");
     if (options.sited && options.shape && options.how.sites != options.how.shape.n_site)
-        die(EX_USAGE, "--shape %s has %d sites, --sites says %d", options.shape, options.how.shape.n_site, options.how.sites);
+        die(EX_USAGE, "--shape %s has %d sites, --sites says %d", options.shape, options.how.shape.n_site,
+            options.how.sites);
 }
 
 static error_t parse(int key, char *value, struct argp_state *state)
@@ -116,9 +119,9 @@ static const struct program program = {
     .name = "mpo-decompose",
     .operands = "[MODEL]",
     .purpose = "Factor the matrices of a tensor stream into matrix product operators.",
-    .details = "Reads MODEL (a directory, a GGUF file or a stream) or standard input. Each attention and MLP matrix becomes a "
-               "chain of cores by successive truncated SVDs; what that would not make smaller stays as it is. Errors are those of "
-               "the cores as stored.",
+    .details = "Reads MODEL (a directory, a GGUF file or a stream) or standard input. Each attention and MLP matrix "
+               "becomes a chain of cores by successive truncated SVDs; what that would not make smaller stays as it is. "
+               "Errors are those of the cores as stored.",
     .example = "  extract-layer model | mpo-decompose --chi 16 -o cores.tns",
     .table = table,
     .parse = parse,
@@ -199,8 +202,8 @@ static void report(const struct sums *sums)
     if (!sums->matrices)
         note("no weight matches: nothing was decomposed");
     else if (sums->done)
-        note("%lld of %lld matrices decomposed, %lld of them as low-rank matrices: %lld parameters of %lld, relative error %.4f "
-             "in all, at most %.4f", (long long)sums->done, (long long)sums->matrices, (long long)sums->as_matrix,
+        note("%lld of %lld matrices decomposed, %lld of them as low-rank matrices: %lld parameters of %lld, relative "
+             "error %.4f in all, at most %.4f", (long long)sums->done, (long long)sums->matrices, (long long)sums->as_matrix,
              (long long)sums->stored, (long long)sums->parameters, decomposed_error(&all), sums->worst);
 }
 

@@ -118,10 +118,11 @@ static void product_item(void *context, int64_t item, int thread)
 
     (void)thread;
     if (p->wide)
-        cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, p->alpha, a, (int)p->a_stride, b, (int)p->b_stride, beta, c, c_stride);
+        cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, p->alpha, a, (int)p->a_stride, b, (int)p->b_stride, beta, c,
+                    c_stride);
     else
-        cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, (float)p->alpha, a, (int)p->a_stride, b, (int)p->b_stride, (float)beta,
-                    c, c_stride);
+        cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, (float)p->alpha, a, (int)p->a_stride, b, (int)p->b_stride,
+                    (float)beta, c, c_stride);
 }
 
 /* Adds the partial sums of one row. */
@@ -210,7 +211,8 @@ static void project_item(void *context, int64_t item, int thread)
     if (width > PROJECT_TILE)
         width = PROJECT_TILE;
     cblas_sgemm(CblasRowMajor, p->a.turned ? CblasTrans : CblasNoTrans, CblasNoTrans, (int)p->a.rows, (int)width,
-                (int)p->b.rows, 1, p->a.data, (int)p->a.stride, p->b.data + first, (int)p->b.stride, 0, out, (int)width);
+                (int)p->b.rows, 1, p->a.data, (int)p->a.stride, p->b.data + first, (int)p->b.stride, 0, out,
+                (int)width);
     for (int64_t i = 0; i < p->a.rows; i++)
         memcpy(p->b.data + i * p->b.stride + first, out + i * width, (size_t)width * sizeof *out);
 }
@@ -271,8 +273,9 @@ static void gram_item(void *context, int64_t item, int thread)
         widen(matrix_rows(slice, i, m), left);
         if (i != j)
             widen(matrix_rows(slice, j, n), right);
-        cblas_dgemm(CblasRowMajor, p->a.turned ? CblasTrans : CblasNoTrans, p->a.turned ? CblasNoTrans : CblasTrans, m, n, k,
-                    1, left, p->a.turned ? m : k, i == j ? left : right, p->a.turned ? n : k, beta, out + i * d + j, (int)d);
+        cblas_dgemm(CblasRowMajor, p->a.turned ? CblasTrans : CblasNoTrans, p->a.turned ? CblasNoTrans : CblasTrans,
+                    m, n, k, 1, left, p->a.turned ? m : k, i == j ? left : right, p->a.turned ? n : k, beta,
+                    out + i * d + j, (int)d);
     }
 }
 

@@ -13,7 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A view of an f32 matrix, borrowed: element (i, j) lies at data[i * stride + j], where turned at data[j * stride + i]. */
+/* A view of an f32 matrix, borrowed: element (i, j) lies at data[i * stride + j], where turned at data[j * stride
+ * + i]. */
 struct matrix {
     float *data;
     int64_t rows, columns, stride;
@@ -43,7 +44,8 @@ struct matrix matrix_columns(struct matrix a, int64_t first, int64_t columns);
 void linalg_gemm(float alpha, struct matrix a, struct matrix b, float beta, struct matrix c);
 void linalg_gemm64(double alpha, struct matrix64 a, struct matrix64 b, double beta, struct matrix64 c);
 
-/* The first b.rows... of b become a b, in place: a [r, m] with r <= m, b [m, n] plain. Needs r * 512 floats per thread. */
+/* The first b.rows... of b become a b, in place: a [r, m] with r <= m, b [m, n] plain. Needs r * 512 floats per
+ * thread. */
 void linalg_project(struct matrix a, struct matrix b);
 
 /* g [a.rows, a.rows] = a a', both triangles, products and sums in double. About a.rows^2 a.columns operations. */
@@ -52,8 +54,8 @@ void linalg_gram(struct matrix a, double *g);
 /* The sum of squares in double; it is finite exactly where all values are. */
 double linalg_sum_squares(const float *values, int64_t count);
 
-/* Eigenvalues, descending, and eigenvectors of a symmetric matrix: row i of g becomes the vector of values[i]. Workspace
- * 16 n^2 bytes, about 6 n^3 operations on one thread. EX_SOFTWARE after a message. LAPACK dsyevd. */
+/* Eigenvalues, descending, and eigenvectors of a symmetric matrix: row i of g becomes the vector of values[i].
+ * Workspace 16 n^2 bytes, about 6 n^3 operations on one thread. EX_SOFTWARE after a message. LAPACK dsyevd. */
 int linalg_eigh(int64_t n, double *g, double *values);
 
 /* Economy SVD a = u diag(s) vt, k = min(m, n): a [m, n] destroyed, u [m, k], s [k] descending, vt [k, n]. One thread.

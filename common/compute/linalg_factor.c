@@ -61,7 +61,8 @@ int linalg_eigh(int64_t n, double *g, double *values)
     assert(info == 0);
     work = xaligned((size_t)ask, sizeof *work);
     work_int = xmallocarray((size_t)ask_int, sizeof *work_int);
-    info = LAPACKE_dsyevd_work(LAPACK_COL_MAJOR, 'V', 'L', size, g, size, values, work, (lapack_int)ask, work_int, ask_int);
+    info = LAPACKE_dsyevd_work(LAPACK_COL_MAJOR, 'V', 'L', size, g, size, values, work, (lapack_int)ask, work_int,
+                               ask_int);
     free(work);
     free(work_int);
     if (info)
@@ -80,7 +81,7 @@ int linalg_svd(struct matrix64 a, double *u, double *s, double *vt)
     if (k == 0)
         return EX_OK;
     if (a.rows > INT_MAX || a.columns > INT_MAX || k > 15000)
-        return fail(EX_SOFTWARE, "cannot decompose a matrix of %lld x %lld exactly: the shorter side may be 15000 at most",
+        return fail(EX_SOFTWARE, "cannot decompose a matrix of %lld x %lld exactly: the shorter side is over 15000",
                     (long long)a.rows, (long long)a.columns);
     assert(!a.turned && a.stride == a.columns);
     /* Column-major LAPACK sees a' = v s u', so its left vectors are our right ones. */
@@ -122,7 +123,8 @@ static void solve_item(void *context, int64_t item, int thread)
                     p->x.data + first, (int)p->x.stride);
 }
 
-/* x = l^-1 x for g = l l', where g, scaled to a unit diagonal, is well conditioned; else false, with x as it was. g is kept. */
+/* x = l^-1 x for g = l l', where g, scaled to a unit diagonal, is well conditioned; else false, with x as it was.
+ * g is kept. */
 static bool solve_cholesky(struct matrix x, const double *g)
 {
     int64_t r = x.rows;
@@ -238,6 +240,7 @@ int linalg_orthonormalise(struct matrix x, struct random fill)
     }
     free(g);
     if (!rc && !(defect < 1e-4))
-        rc = fail(EX_SOFTWARE, "cannot orthonormalise %lld vectors of length %lld", (long long)x.rows, (long long)x.columns);
+        rc = fail(EX_SOFTWARE, "cannot orthonormalise %lld vectors of length %lld", (long long)x.rows,
+                  (long long)x.columns);
     return rc;
 }

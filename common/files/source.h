@@ -33,8 +33,9 @@ int source_pass(struct source *source, struct record *record, struct writer *wri
 int source_each(struct source *source, const struct record *record,
                 int (*take)(void *context, const void *data, size_t size), void *context);
 
-/* The history of what is read: a stream's own; a model's own and the step of reading it, as extract-layer does (with the model's
- * name and identity), so that `quantize MODEL` and `extract-layer MODEL | quantize` give the same. The caller's. */
+/* The history of what is read. A foreign model begins one with the step of reading it, as extract-layer does (the model's name and
+ * identity; which layers were asked for is left out), so that `quantize MODEL` and `extract-layer MODEL | quantize` give the
+ * same, and streams of different layers of a model tell the same. The caller's. */
 struct json *source_history(const struct source *source);
 
 /* The item behind the record that came last, of a model on disk; NULL of a stream. */

@@ -91,7 +91,8 @@ static void tell(const struct operator *op, const struct decomposition *how, con
     inform("'%s': %s%s, %lld parameters of %lld, relative error %.4f", op->name, shape_print(&mpo->shape, shape), tried,
            (long long)result->parameters, (long long)(op->out * op->in), decomposed_error(result));
     if (mpo->clipped && how->shape.n_site && how->budget.limit == MPO_CHI)
-        note("'%s': chi %lld is more than the rank of a cut, which is taken instead", op->name, (long long)how->budget.chi);
+        note("'%s': chi %lld is more than the rank of a cut, which is taken instead", op->name,
+             (long long)how->budget.chi);
 }
 
 /* Puts the cores in place of op's terms. */
@@ -124,8 +125,8 @@ int decompose(struct operator *op, const struct decomposition *how, struct decom
         return EX_OK;
     }
     if (how->shape.n_site && !shape_fits(&how->shape, op->out, op->in))
-        return fail(EX_DATAERR, "'%s': shape %s isn't one of a %lld x %lld matrix", op->name, shape_print(&how->shape, text),
-                    (long long)op->out, (long long)op->in);
+        return fail(EX_DATAERR, "'%s': shape %s isn't one of a %lld x %lld matrix", op->name,
+                    shape_print(&how->shape, text), (long long)op->out, (long long)op->in);
     parameters = expected_parameters(op, how);
     if (saves(op, how, parameters)) {
         if ((rc = fit(op, how, &mpo)) || (rc = round_cores(&mpo, how->dtype, op->name))) {

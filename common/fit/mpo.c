@@ -146,7 +146,8 @@ static int fit_matrix(struct fit *fit, float *w, const struct mpo_shape *shape, 
     return EX_OK;
 }
 
-int mpo_fit(float *w, const char *name, const struct mpo_shape *shape, const struct mpo_budget *budget, struct mpo *mpo)
+int mpo_fit(float *w, const char *name, const struct mpo_shape *shape, const struct mpo_budget *budget,
+            struct mpo *mpo)
 {
     struct fit fit = {.mpo = mpo, .name = name, .budget = budget};
 

@@ -35,11 +35,12 @@ struct mpo {
 };
 
 /* Factors w [prod out, prod in] f32 row-major, destroyed, into n_site cores of which all but the last are
- * left-canonical (orthonormal columns seen as [bond[k] out[k] in[k], bond[k+1]]). What the cuts discard is mutually
- * orthogonal, so |W - W'|^2 = sum_k eps[k]^2 up to rounding, and at most that in theory.
- * name stands in messages. EX_DATAERR where w isn't finite, EX_SOFTWARE where an SVD doesn't converge; then *mpo is empty.
- * Memory besides w: see svd.h and reorder.h.  Oseledets, SIAM J. Sci. Comput. 33 (2011), algorithm 1. */
-int mpo_fit(float *w, const char *name, const struct mpo_shape *shape, const struct mpo_budget *budget, struct mpo *mpo);
+ * left-canonical (orthonormal columns seen as [bond[k] out[k] in[k], bond[k+1]]). What the cuts discard is
+ * mutually orthogonal, so |W - W'|^2 = sum_k eps[k]^2 up to rounding, and at most that in theory. name stands in
+ * messages. EX_DATAERR where w isn't finite, EX_SOFTWARE where an SVD doesn't converge; then *mpo is empty. Memory
+ * besides w: see svd.h and reorder.h.  Oseledets, SIAM J. Sci. Comput. 33 (2011), algorithm 1. */
+int mpo_fit(float *w, const char *name, const struct mpo_shape *shape, const struct mpo_budget *budget,
+            struct mpo *mpo);
 
 /* Where the matrix comes from when it is needed several times: load fills w [out, in]. */
 struct mpo_source {
@@ -48,9 +49,9 @@ struct mpo_source {
     int64_t out, in;
 };
 
-/* The same with n_site sites of the shape that fits best among shape_candidates(): the least error within the budget, or
- * for MPO_TOLERANCE the fewest parameters. Large matrices are compared by a quick look at each shape and fitted once: about 2.5
- * times the time of one fit. Allocates its own w. */
+/* The same with n_site sites of the shape that fits best among shape_candidates(): the least error within the
+ * budget, or for MPO_TOLERANCE the fewest parameters. Large matrices are compared by a quick look at each shape
+ * and fitted once: about 2.5 times the time of one fit. Allocates its own w. */
 int mpo_fit_any(const struct mpo_source *source, const char *name, int n_site, const struct mpo_budget *budget,
                 struct mpo *mpo);
 

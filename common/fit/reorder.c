@@ -1,8 +1,9 @@
 /* reorder.c - the permutation to site order, in place.
  *
- * For fixed o1 the rows (o1, all o2...) and the destinations (o1, all i1, ...) are the same contiguous memory. So site 1
- * needs only a transposition [O, i1] -> [i1, O] of runs of I elements within each of o1 blocks (O and I: the products of
- * what follows); then each (o1, i1) is a contiguous [O, I] block of its own, and site 2 is handled alike. */
+ * For fixed o1 the rows (o1, all o2...) and the destinations (o1, all i1, ...) are the same contiguous memory. So
+ * site 1 needs only a transposition [O, i1] -> [i1, O] of runs of I elements within each of o1 blocks (O and I:
+ * the products of what follows); then each (o1, i1) is a contiguous [O, I] block of its own, and site 2 is handled
+ * alike. */
 #include "fit/reorder.h"
 #include "base/memory.h"
 #include "base/parallel.h"
@@ -59,7 +60,8 @@ static void shared_store(void *context, int64_t c, int thread)
     int64_t length = level->rows * level->run;
 
     (void)thread;
-    memcpy(level->w + level->block * block_size(level) + c * length, level->space + c * length, (size_t)length * sizeof(float));
+    memcpy(level->w + level->block * block_size(level) + c * length, level->space + c * length,
+           (size_t)length * sizeof(float));
 }
 
 /* Follows each cycle of the permutation with one run in hand: no temporary of the block's size. */

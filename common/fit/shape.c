@@ -53,7 +53,8 @@ bool shape_fits(const struct mpo_shape *shape, int64_t out, int64_t in)
     int64_t product_out = 1, product_in = 1;
 
     for (int k = 0; k < shape->n_site; k++)
-        if (!size_multiply(product_out, shape->out[k], &product_out) || !size_multiply(product_in, shape->in[k], &product_in))
+        if (!size_multiply(product_out, shape->out[k], &product_out)
+            || !size_multiply(product_in, shape->in[k], &product_in))
             return false;
     return shape->n_site > 0 && product_out == out && product_in == in;
 }

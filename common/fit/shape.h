@@ -6,18 +6,18 @@
 #include <stdint.h>
 
 enum { MPO_SITES = 16 };         /* the most sites */
-enum { SHAPE_TEXT = 640 };       /* bytes of a printed shape, terminated: 16 times "9223372036854775807x...," at the most */
+enum { SHAPE_TEXT = 640 };       /* bytes of a printed shape, terminated: 16 times two numbers */
 enum { SHAPE_CANDIDATES = 4 };
 
-/* W [prod out, prod in] has the row index (o1, o2, ...) and the column index (i1, i2, ...), the last running fastest. Site k
- * carries out[k] and in[k]. */
+/* W [prod out, prod in] has the row index (o1, o2, ...) and the column index (i1, i2, ...), the last running
+ * fastest. Site k carries out[k] and in[k]. */
 struct mpo_shape {
     int n_site;
     int64_t out[MPO_SITES], in[MPO_SITES];
 };
 
-/* Reads "20x256,640x16" (out x in per site). False, and nothing said, where it isn't 1 to MPO_SITES sites with factors of 1
- * or more whose products fit in 63 bits. */
+/* Reads "20x256,640x16" (out x in per site). False, and nothing said, where it isn't 1 to MPO_SITES sites with
+ * factors of 1 or more whose products fit in 63 bits. */
 bool shape_parse(const char *text, struct mpo_shape *shape);
 
 /* The same text back; returns buffer. */

@@ -16,8 +16,8 @@ void svd_free(struct svd *svd)
     *svd = (struct svd){0};
 }
 
-/* Sets rank, kept and discarded from all squared singular values. The tail is summed from its small end: as a difference of
- * large sums it would lose what matters where almost all is kept. */
+/* Sets rank, kept and discarded from all squared singular values. The tail is summed from its small end: as a
+ * difference of large sums it would lose what matters where almost all is kept. */
 static void choose_rank(struct svd *svd, const struct svd_target *target, const double *squares, int64_t count)
 {
     int64_t rank = count;
@@ -43,7 +43,8 @@ static void left_from_gram(struct svd *svd, const double *g, int64_t m)
 
 /* m > n: with V the leading eigenvectors of A'A, U = A V / sigma. Where sigma is too small for that to be accurate, the
  * orthonormalisation restores a basis; what such columns lack in direction is below f32 rounding of A. */
-static int left_from_product(struct svd *svd, const float *a, int64_t m, int64_t n, const double *g, struct random random)
+static int left_from_product(struct svd *svd, const float *a, int64_t m, int64_t n, const double *g,
+                             struct random random)
 {
     float *v = xaligned((size_t)(svd->rank * n), sizeof *v);
 

@@ -1,13 +1,15 @@
-/* svd_krylov.c - truncated SVD from a block Krylov space (Musco and Musco, NeurIPS 2015), kept orthonormal throughout.
+/* svd_krylov.c - truncated SVD from a block Krylov space (Musco and Musco, NeurIPS 2015), kept orthonormal
+ * throughout.
  *
- * Rows of Q are an orthonormal basis of span{X, A A'X, (A A')^2 X, ...} with X = A Omega; T = Q A comes along, since the next
- * block is A T_block'. The leading eigenvectors P of T T' give U = (P Q)' and R = U'A = P T without another product with A.
+ * Rows of Q are an orthonormal basis of span{X, A A'X, (A A')^2 X, ...} with X = A Omega; T = Q A comes along,
+ * since the next block is A T_block'. The leading eigenvectors P of T T' give U = (P Q)' and R = U'A = P T without
+ * another product with A.
  *
- * Why this and not power iteration with rank + 16 columns: for the same number of products the space holds polynomials of
- * higher degree, and all earlier blocks. Blocks of 5/8 rank and 5 of them cost (2 * 5 - 1) * 5/8 = 5.6 products of rank
- * columns and capture 0.92 of the optimum on white noise, 0.996 on a spectrum k^-0.3 (a sixth block: 0.95 and 0.999).
- * (Smaller blocks capture a little more per operation, but products of fewer than 64 columns run slower.) Omega costs no
- * product either: random signs, columns added up modulo the block. */
+ * Why this and not power iteration with rank + 16 columns: for the same number of products the space holds
+ * polynomials of higher degree, and all earlier blocks. Blocks of 5/8 rank and 5 of them cost (2 * 5 - 1) * 5/8 =
+ * 5.6 products of rank columns and capture 0.92 of the optimum on white noise, 0.996 on a spectrum k^-0.3 (a sixth
+ * block: 0.95 and 0.999). (Smaller blocks capture a little more per operation, but products of fewer than 64
+ * columns run slower.) Omega costs no product either: random signs, columns added up modulo the block. */
 #include "fit/svd_krylov.h"
 #include "base/memory.h"
 #include "base/parallel.h"
@@ -108,8 +110,8 @@ static void note_overlap(struct krylov *k, struct matrix o)
             k->gram[(k->count - k->block + i) * k->most + j] = o.data[i * o.stride + j];
 }
 
-/* Clears the rows of which the subtraction of what the old ones span has left rounding only: its direction would be one of
- * theirs again. (linalg_orthonormalise() gives cleared rows a random direction.) */
+/* Clears the rows of which the subtraction of what the old ones span has left rounding only: its direction would
+ * be one of theirs again. (linalg_orthonormalise() gives cleared rows a random direction.) */
 static void clear_spanned(struct matrix block, struct matrix o)
 {
     for (int64_t i = 0; i < block.rows; i++) {
@@ -125,8 +127,8 @@ static void clear_spanned(struct matrix block, struct matrix o)
     }
 }
 
-/* Makes the new block orthonormal, to the earlier ones too; its overlap with them as it comes in goes to the gram matrix.
- * Twice is enough, save where the block is nearly in their span already. */
+/* Makes the new block orthonormal, to the earlier ones too; its overlap with them as it comes in goes to the gram
+ * matrix. Twice is enough, save where the block is nearly in their span already. */
 static int orthonormalise(struct krylov *k, struct matrix block)
 {
     struct matrix old = matrix_of(k->q, k->count, k->a.rows);
@@ -198,7 +200,8 @@ static void finish(const struct krylov *k, const double *squares, struct svd *sv
     for (int64_t i = 0; i < rank * d; i++)
         p32[i] = (float)k->gram[i];
     svd->u = xaligned((size_t)(m * rank), sizeof *svd->u);
-    linalg_gemm(1, matrix_turn(matrix_of(k->q, d, m)), matrix_turn(matrix_of(p32, rank, d)), 0, matrix_of(svd->u, m, rank));
+    linalg_gemm(1, matrix_turn(matrix_of(k->q, d, m)), matrix_turn(matrix_of(p32, rank, d)), 0,
+                matrix_of(svd->u, m, rank));
     linalg_gemm(1, matrix_of(p32, rank, d), matrix_of(k->t, d, n), 0, matrix_of(k->a.data, rank, n));
     free(p32);
     svd->method = SVD_KRYLOV;

@@ -4,8 +4,8 @@
 
 #include "fit/svd.h"
 
-/* Whether the space that rank needs is small enough beside min(m, n) to be worth it. rank 0: whether discard (relative to
- * total) is large enough for f32 to tell. */
+/* Whether the space that rank needs is small enough beside min(m, n) to be worth it. rank 0: whether discard
+ * (relative to total) is large enough for f32 to tell. */
 bool krylov_suits(int64_t m, int64_t n, const struct svd_target *target, double total);
 
 /* svd_truncate() with svd->total set. With rank 0, *done is false (a is as it was, svd too) where the largest space

@@ -1,13 +1,14 @@
-/* bench_svd.c - times mpo_fit() at two sites against six products with W, and its captured energy against the optimum.
+/* bench_svd.c - times mpo_fit() at two sites against six products with W, and its captured energy against the
+ * optimum.
  *
  *     bench_svd [REPEATS [CASE]]        one line per case and spectrum
  *     bench_svd write FILE CASE SPECTRUM     writes the (regrouped) test matrix as raw f32 for svd_peers.py
  *     bench_svd any                     the time that choosing among shapes takes, beside one fit
  *     bench_svd optimum                 recomputes the optima of the noise matrices (minutes)
  *
- * Power laws are diagonals between two orthogonal transforms (rounds of 45 degree rotations of random pairs), so their
- * optima are known; those of the noise are eigenvalues of Gram matrices, kept in the table. The six products are threaded
- * OpenBLAS's, the only use of CBLAS outside of linalg.c. */
+ * Power laws are diagonals between two orthogonal transforms (rounds of 45 degree rotations of random pairs), so
+ * their optima are known; those of the noise are eigenvalues of Gram matrices, kept in the table. The six products
+ * are threaded OpenBLAS's, the only use of CBLAS outside of linalg.c. */
 #include "base/memory.h"
 #include "base/parallel.h"
 #include "base/random.h"
@@ -118,7 +119,8 @@ static void mix_columns(void *context, int64_t row, int thread)
 static void mix_rows(void *context, int64_t pair, int thread)
 {
     const struct mix *mix = context;
-    float *x = mix->a + mix->order[mix->round][2 * pair] * mix->n, *y = mix->a + mix->order[mix->round][2 * pair + 1] * mix->n;
+    const int *order = mix->order[mix->round];
+    float *x = mix->a + order[2 * pair] * mix->n, *y = mix->a + order[2 * pair + 1] * mix->n;
 
     (void)thread;
     for (int64_t j = 0; j < mix->n; j++)
@@ -154,11 +156,10 @@ static void make_grouped(float *a, const struct mpo_shape *shape, double exponen
         random_normal((struct random){1, 1}, 0, m * n, a);
 }
 
-static double optimum(const struct bench_case *c, const struct mpo_shape *shape, double exponent)
+static double optimum(const struct bench_case *c, double exponent)
 {
     double sum = 0;
 
-    (void)shape;
     if (!(exponent > 0))
         return c->optimum * (double)c->out * (double)c->in;
     for (int k = 1; k <= CHI; k++)
@@ -173,12 +174,12 @@ static double time_products(const float *a, int64_t m, int64_t n)
     double start;
 
     openblas_set_num_threads(2);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, 64, (int)columns, (int)n, 1, a, (int)n, x, (int)columns, 0, y,
-                (int)columns);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, 64, (int)columns, (int)n, 1, a, (int)n, x, (int)columns, 0,
+                y, (int)columns);
     start = now();
     for (int i = 0; i < 6; i++)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)columns, (int)n, 1, a, (int)n, x, (int)columns, 0,
-                    y, (int)columns);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)columns, (int)n, 1, a, (int)n, x,
+                    (int)columns, 0, y, (int)columns);
     start = now() - start;
     openblas_set_num_threads(1);
     free(x);
@@ -192,6 +193,7 @@ static int run(const struct bench_case *c, double exponent, int repeats)
     float *w = xaligned((size_t)(c->out * c->in), sizeof *w);
     struct mpo_budget budget = {.limit = MPO_CHI, .chi = CHI};
     struct mpo_shape shape, back;
+    char label[16] = "noise";
 
     shape_parse(c->shape, &shape);
     bytes = (double)(c->out * c->in) * sizeof *w;
@@ -214,10 +216,11 @@ static int run(const struct bench_case *c, double exponent, int repeats)
         energy = mpo.norm * mpo.norm - mpo.eps[1] * mpo.eps[1];
         mpo_free(&mpo);
     }
-    printf("%5lldx%-5lld %-15s %-5s %.3f s, six products %.3f s, ratio %.2f; energy %.4f of the optimum; peak %.2f W\n",
+    if (exponent > 0)
+        snprintf(label, sizeof label, "k^-%.1f", exponent);
+    printf("%5lldx%-5lld %-15s %-6s %.3f s, six products %.3f s, ratio %.2f; energy %.4f of the optimum; peak %.2f W\n",
            (long long)c->out, (long long)c->in, c->shape,
-           exponent > 0 ? (char[8]){'k', '^', '-', '.', (char)('0' + (int)(10 * exponent + .5))} : "noise", best, products,
-           best / products, energy / optimum(c, &shape, exponent), peak);
+           label, best, products, best / products, energy / optimum(c, exponent), peak);
     fflush(stdout);
     free(w);
     return EX_OK;

@@ -45,7 +45,8 @@ def randomized(a, iterations):
 
 
 def report(name, seconds, energy, ours):
-    print(f"  {name:44s} {seconds:8.3f} s  {seconds / ours[0]:6.1f} x ours  energy {energy / ours[1]:.4f} of ours", flush=True)
+    times, part = seconds / ours[0], energy / ours[1]
+    print(f"  {name:44s} {seconds:8.3f} s  {times:6.1f} x ours  energy {part:.4f} of ours", flush=True)
 
 
 def until_equal(name, run, ours):
@@ -93,7 +94,7 @@ def tensorly_row(a, ours):
 def compare(bench, case, spectrum, full):
     m, n = SHAPES[case]
     lines = subprocess.run([bench, "3", str(case)], capture_output=True, text=True, check=True).stdout.splitlines()
-    label = "noise" if spectrum == 0 else f"k^-.{round(10 * spectrum)}"
+    label = f"k^-{spectrum:.1f}" if spectrum else "noise"
     line = next(line for line in lines if f" {label} " in line)
     print(line)
     with tempfile.TemporaryDirectory() as scratch:

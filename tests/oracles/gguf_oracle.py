@@ -1,14 +1,10 @@
 #!/usr/bin/env python3
-"""Holds the GGUF reader (common/files/gguf*.c) against the Python packages gguf, transformers and tokenizers.
+"""gguf_oracle.py - what the library makes of GGUF files against the packages gguf, transformers and tokenizers. TAP.
 
-    gguf_oracle.py DUMP [--model FILE.gguf] [--tokenizer tokenizer.json] [--text FILE[.xz]] [--stories DIRECTORY]
-
-DUMP is the program built from gguf_dump.c. Without options: small random models of every architecture and type, made
-here. --model: a real model; --tokenizer: the original of its tokenizer; --text: lines to encode; --stories: the
-directory with llama2.c's tok512.bin, beside one named stories260K-hf with the tokenizer.json made from it.
-The exit status is the verdict. Written against gguf 0.19.0, transformers 5.24.0, tokenizers 0.23.3, torch 2.15.0.
+Small random models of each architecture and type made here, the vocabulary of stories260K, and SmolLM2 where SMOLLM2
+names a GGUF file (TOKENIZER: the tokenizer.json of its original). Texts are those here and README.md, or
+DATA/wiki.test.raw[.xz] where DATA names a directory. Written against gguf 0.19.0, transformers 5.24.0, tokenizers 0.23.3, torch 2.15.0, accelerate 1.15.0.
 """
-import argparse
 import json
 import lzma
 import os
@@ -20,19 +16,37 @@ import tempfile
 
 import gguf
 import numpy as np
+import torch
+import transformers
 from gguf import GGMLQuantizationType as T
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 PLAIN = {T.F32: "f32", T.F16: "f16", T.BF16: "bf16"}
 TYPES = [T.F32, T.F16, T.BF16, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K]
 SCALES = {T.Q2_K: (80, 82), T.Q3_K: (108,), T.Q4_K: (0, 2), T.Q5_K: (0, 2), T.Q6_K: (208,)}   # bytes of f16 in a block
 PERMUTED = {"llama", "mistral", "granite"}
-failures = 0
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DUMP = pathlib.Path(os.environ.get("B", ROOT / "build"), "tests", "oracles", "gguf_dump")
+STORIES = ROOT / "pipelines" / "models" / "stories260K"
+os.environ["HF_HUB_OFFLINE"] = "1"
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+count, failed = 0, 0
 
 
-def check(good, what):
-    global failures
-    print(("ok   " if good else "FAIL ") + what, flush=True)
-    failures += not good
+def check(good, what, skip=None):
+    global count, failed
+    count += 1
+    failed += not good
+    print(f"{'ok' if good else 'not ok'} {count} - {what}{f' # SKIP {skip}' if skip else ''}", flush=True)
+
+
+def check_same(differing, what):
+    check(not differing, what)
+    if differing:
+        print(f"# {str(differing)[:500]}", flush=True)
 
 
 # ---- what our reader says ----
@@ -41,9 +55,9 @@ def check(good, what):
 class Ours:
     """A model as gguf_dump wrote it: names -> (dtype, shape, bytes), and the companion files."""
 
-    def __init__(self, dump, path, directory, piece=1 << 20):
+    def __init__(self, path, directory, piece=1 << 20):
         directory.mkdir(exist_ok=True)
-        subprocess.run([dump, path, directory, str(piece)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([DUMP, path, directory, str(piece)], check=True, stdout=subprocess.DEVNULL)
         self.tensors, self.files, self.stored = {}, {}, {}
         for number, entry in enumerate(json.loads((directory / "index.json").read_text())):
             data = (directory / str(number)).read_bytes()
@@ -109,9 +123,6 @@ def compare_package(ours, path, what):
 
 
 def compare_transformers(ours, path, what):
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     state = {name: value for name, value in model.state_dict().items()
              if not (name == "lm_head.weight" and model.config.tie_word_embeddings)}
@@ -122,7 +133,7 @@ def compare_transformers(ours, path, what):
         mine = torch.frombuffer(bytearray(data), dtype=kinds[dtype]).reshape(shape).to(torch.float32)
         if mine.shape != state[name].shape or not torch.equal(mine.view(torch.int32), state[name].view(torch.int32)):
             wrong.append(name)
-    check(not wrong, f"{what}: {len(state)} tensors equal transformers' {wrong[:3]}")
+    check_same(wrong, f"{what}: {len(state)} tensors equal transformers'")
     with tempfile.TemporaryDirectory() as directory:
         pathlib.Path(directory, "config.json").write_bytes(ours.files["config.json"])
         mine = AutoConfig.from_pretrained(directory).to_dict()
@@ -253,11 +264,11 @@ def llama3_factors(head_dim, theta=500000.0, factor=8.0):
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
-def random_models(dump, directory):
+def random_models(directory):
     for number, kind in enumerate(TYPES):
         path = directory / f"llama-{kind.name}.gguf"
         Random("llama", [kind], number).write(path, tied=number % 2 == 0)
-        compare_package(Ours(dump, path, directory / "a"), path, f"llama {kind.name}")
+        compare_package(Ours(path, directory / "a"), path, f"llama {kind.name}")
     mixed = {"llama": {}, "mistral": {}, "qwen2": {"pre": "qwen2"}, "qwen3": {"pre": "qwen2"},
              "granite": {"pre": "refact", "reals": {"embedding_scale": 12.0, "residual_scale": 0.22,
                                                     "logit_scale": 16.0, "attention.scale": 0.0078125}}}
@@ -265,10 +276,10 @@ def random_models(dump, directory):
         path = directory / f"{architecture}.gguf"
         Random(architecture, TYPES[number:] + TYPES[:number], 100 + number, **keys).write(path, alignment=64)
         for piece in 1 << 20, 4093, 3:
-            compare_package(Ours(dump, path, directory / "a", piece), path, f"{architecture} mixed, pieces of {piece}")
+            compare_package(Ours(path, directory / "a", piece), path, f"{architecture} mixed, pieces of {piece}")
     path = directory / "biases.gguf"
     Random("llama", [T.Q8_0, T.BF16], 200, bias="llama-bias", factors=llama3_factors(64)).write(path)
-    ours = Ours(dump, path, directory / "a")
+    ours = Ours(path, directory / "a")
     compare_package(ours, path, "llama with biases")
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 8192}
@@ -278,60 +289,54 @@ def random_models(dump, directory):
     data = bytearray(path.read_bytes())
     data[4:8] = struct.pack("<I", 2)
     old.write_bytes(data)
-    mine = Ours(dump, old, directory / "b")
+    mine = Ours(old, directory / "b")
     check(mine.tensors == ours.tensors and mine.files == ours.files, "version 2 reads as version 3 does")
-    check(Ours(dump, directory / "granite.gguf", directory / "a").config | {
+    check(Ours(directory / "granite.gguf", directory / "a").config | {
         "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 16.0,
-        "attention_multiplier": 0.0078125} == Ours(dump, directory / "granite.gguf", directory / "a").config,
+        "attention_multiplier": 0.0078125} == Ours(directory / "granite.gguf", directory / "a").config,
           "granite: multipliers")
 
 
-def random_against_transformers(dump, directory):
+def random_against_transformers(directory):
     # transformers 5.24 reads no granite, and no mistral either (gguf has no architecture of that name).
     for architecture in "llama", "qwen2", "qwen3":
         path = directory / f"{architecture}.gguf"
-        ours = Ours(dump, path, directory / "a")
+        ours = Ours(path, directory / "a")
         differing = compare_transformers(ours, path, architecture)
         # Members that transformers' translation leaves to the class's default, and ours states.
         for key in ("head_dim", "attention_bias", "mlp_bias"):
             differing.pop(key, None)
-        check(not differing, f"{architecture}: config equals transformers' {differing}")
+        check_same(differing, f"{architecture}: config equals transformers'")
 
 
 # ---- tokenizers ----
 
 
-def lines_of(path, most=4000):
-    opener = lzma.open if path.endswith(".xz") else open
-    with opener(path, "rt", encoding="utf-8") as file:
+def lines_of_text():
+    found = [path for data in [os.environ.get("DATA")] if data for path in pathlib.Path(data).glob("wiki.test.raw*")]
+    path = found[0] if found else ROOT / "README.md"
+    with (lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") as file:
         lines = [line.rstrip("\n") for line in file]
-    return [line for line in lines if line][:most] + [
-        "", " ", "  two  spaces", "\ttab\n\nnewlines\r\n", "1234567 3.14 ２３",
-        "naïve café — “quotes” 漢字 かな 🙂",
-        "<|im_start|>user\nHi<|im_end|>\n", "don't I'LL we've", "a\u0301 e\u0301", "x<s>y</s> <unk>", "\x00\x7f"]
+    return [line for line in lines if line][:4000] + [
+        "", " ", "  two  spaces", "\ttab\n\nnewlines\r\n", "1234567 3.14 \uff12\uff13",
+        "naïve café — “quotes” 漢字 かな 🙂", "<|im_start|>user\nHi<|im_end|>\n", "don't I'LL we've", "a\u0301 e\u0301", "x<s>y</s> <unk>", "\x00\x7f"]
 
 
 def encode_all(tokenizer, lines):
-    return [e.ids for e in tokenizer.encode_batch(lines)]
+    return [encoding.ids for encoding in tokenizer.encode_batch(lines)]
 
 
-def compare_encodings(a, b, lines, what, known=lambda line: False):
+def compare_encodings(a, b, lines, what):
     left, right = encode_all(a, lines), encode_all(b, lines)
     wrong = [line for line, x, y in zip(lines, left, right) if x != y]
-    unexplained = [line for line in wrong if not known(line)]
-    check(not unexplained, f"{what}: {len(lines)} lines, {sum(map(len, left))} tokens, {len(wrong)} lines differ "
-                           f"for the known reason, {len(unexplained)} for another {unexplained[:2]}")
+    check_same(wrong, f"{what}: {len(lines)} lines, {sum(map(len, left))} tokens")
 
 
-def real_model(dump, path, original, text, directory):
-    from tokenizers import Tokenizer
-    from transformers import AutoTokenizer
-
-    path = pathlib.Path(path)
-    ours = Ours(dump, path, directory / "real")
+def real_model(path, lines, directory):
+    path = pathlib.Path(path).resolve()
+    ours = Ours(path, directory / "real")
     compare_package(ours, path, path.name)
-    differing = compare_transformers(ours, path, path.name)
-    check(not differing, f"{path.name}: config equals transformers' {differing}")
+    check_same(compare_transformers(ours, path, path.name), f"{path.name}: config equals transformers'")
     home = directory / "home"
     home.mkdir()
     for name, data in ours.files.items():
@@ -340,36 +345,27 @@ def real_model(dump, path, original, text, directory):
     theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     loaded = AutoTokenizer.from_pretrained(home)
     talk = [{"role": "user", "content": "Hi"}]
-    check(loaded.apply_chat_template(talk, tokenize=False) == theirs.apply_chat_template(talk, tokenize=False),
-          f"{path.name}: AutoTokenizer takes our directory, chat template equal")
-    if not text:
-        return
-    lines = lines_of(text)
+    prompts = [tokenizer.apply_chat_template(talk, tokenize=False) for tokenizer in (loaded, theirs)]
+    check(prompts[0] == prompts[1], f"{path.name}: AutoTokenizer takes our directory, chat template equal")
+    compare_encodings(loaded.backend_tokenizer, mine, lines, f"{path.name}: AutoTokenizer encodes as tokenizer.json does")
     # transformers 5.24 has no entry for the pre-tokenizer "smollm" and leaves digits together.
-    compare_encodings(mine, theirs.backend_tokenizer, lines, f"{path.name}: tokenizer against transformers'",
-                      lambda line: any(c.isnumeric() for c in line))
-    check(encode_all(loaded.backend_tokenizer, lines) == encode_all(mine, lines),
-          f"{path.name}: AutoTokenizer encodes alike")
-    if original:
-        reference = Tokenizer.from_file(original)
+    compare_encodings(mine, theirs.backend_tokenizer, [line for line in lines if not any(map(str.isnumeric, line))],
+                      f"{path.name}: tokenizer against transformers', without digits")
+    if "TOKENIZER" in os.environ:
+        reference = Tokenizer.from_file(os.environ["TOKENIZER"])
         compare_encodings(mine, reference, lines, f"{path.name}: tokenizer against the original")
         ids = encode_all(reference, lines)
         check(mine.decode_batch(ids) == reference.decode_batch(ids), f"{path.name}: decodes alike")
+    else:
+        check(True, f"{path.name}: tokenizer against the original", "TOKENIZER names none")
 
 
-def sentencepiece(dump, stories, text, directory):
-    """A SentencePiece vocabulary: llama2.c's tok512.bin put into a GGUF file."""
-    from tokenizers import Tokenizer
-    from transformers import AutoTokenizer
-
-    data = pathlib.Path(stories, "tok512.bin").read_bytes()
-    at, tokens, scores = 4, [], []
-    while at < len(data):
-        score, length = struct.unpack_from("<fi", data, at)
-        tokens.append(data[at + 8:at + 8 + length].decode().replace(" ", "\u2581"))
-        scores.append(score)
-        at += 8 + length
-    tokens[:3] = "<unk>", "<s>", "</s>"
+def sentencepiece(lines, directory):
+    """The vocabulary of stories260K in a GGUF file, with the scores that SentencePiece gives: 0, -1, -2, ... of merges."""
+    reference = Tokenizer.from_file(str(STORIES / "tokenizer.json"))
+    vocab = reference.get_vocab()
+    tokens = sorted(vocab, key=vocab.get)
+    scores = [-float(max(0, number - 259)) for number in range(len(tokens))]
     kinds = [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259)
 
     class Pieces(Random):
@@ -378,68 +374,54 @@ def sentencepiece(dump, stories, text, directory):
             writer.add_token_list(tokens)
             writer.add_token_scores(scores)
             writer.add_token_types(kinds)
-            for name, value in ("bos", 1), ("eos", 2), ("unknown", 0):
-                writer.add_uint32(f"tokenizer.ggml.{name}_token_id", value)
+            for name, number in ("bos", 1), ("eos", 2), ("unknown", 0):
+                writer.add_uint32(f"tokenizer.ggml.{name}_token_id", number)
 
     (directory / "pieces").mkdir()
     path = directory / "pieces" / "pieces.gguf"
     model = Pieces("llama", [T.Q4_0], 300)
     model.vocab = len(tokens)
     model.write(path)
-    ours = Ours(dump, path, directory / "a")
+    ours = Ours(path, directory / "a")
     mine = Tokenizer.from_str(ours.files["tokenizer.json"].decode())
-    reference = Tokenizer.from_file(str(pathlib.Path(stories).parent / "stories260K-hf" / "tokenizer.json"))
-    merges = json.loads(ours.files["tokenizer.json"])["model"]["merges"]
-    reference_merges = json.loads(reference.to_str())["model"]["merges"]
-    check(sorted(merges) == sorted(reference_merges), f"tok512: {len(merges)} derived merges")
-    lines = lines_of(text) if text else lines_of(__file__)
-    compare_encodings(mine, reference, lines, "tok512: tokenizer against stories260K-hf's")
-    theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    theirs_merges = json.loads(theirs.backend_tokenizer.to_str())["model"]["merges"]
-    check(merges == theirs_merges, "tok512: merges equal transformers', order and all")
+    theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).backend_tokenizer
+    merges = [json.loads(tokenizer.to_str())["model"]["merges"] for tokenizer in (mine, theirs, reference)]
+    check(merges[0] == merges[1], f"stories260K: {len(merges[0])} derived merges equal transformers', order and all")
+    check(sorted(merges[0]) == sorted(merges[2]), "stories260K: and are those of its tokenizer.json")
+    compare_encodings(mine, reference, lines, "stories260K: tokenizer against its tokenizer.json")
     # transformers 5 puts no space before a text that begins with one, nor behind special tokens; sentencepiece,
     # llama.cpp and the older transformers do.
-    compare_encodings(mine, theirs.backend_tokenizer, [line.lstrip(" ") for line in lines if "<s>" not in line],
-                      "tok512: tokenizer against transformers'")
+    compare_encodings(mine, theirs, [line.lstrip(" ") for line in lines if "<s>" not in line],
+                      "stories260K: tokenizer against transformers', no leading spaces")
 
 
-def pre_tokenizer_words(dump, text, directory):
+def pre_tokenizer_words(lines, directory):
     """Each expression against transformers' own for the same word."""
-    from tokenizers import Regex, Tokenizer, pre_tokenizers
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-
-    lines = lines_of(text, 1000) if text else lines_of(__file__)
     for word in "llama-bpe", "llama3", "falcon3", "dbrx", "smaug-bpe", "qwen2", "deepseek-r1-qwen", "tekken":
         path = directory / "word.gguf"
         Random("llama", [T.Q4_0], 400, pre=word).write(path)
-        tokenizer = json.loads(Ours(dump, path, directory / "a").files["tokenizer.json"])
+        tokenizer = json.loads(Ours(path, directory / "a").files["tokenizer.json"])
         Tokenizer.from_str(json.dumps(tokenizer))
-        steps = tokenizer["pre_tokenizer"]["pretokenizers"]
+        ours = tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
         mine, theirs = (pre_tokenizers.Split(Regex(expression), "isolated")
-                        for expression in (steps[0]["pattern"]["Regex"], GGUF_PRE_TOKENIZER_SPLITS[word]))
-        check(all(mine.pre_tokenize_str(line) == theirs.pre_tokenize_str(line) for line in lines),
-              f"pre-tokenizer {word}: splits {len(lines)} lines as transformers' does")
+                        for expression in (ours, GGUF_PRE_TOKENIZER_SPLITS[word]))
+        check(all(mine.pre_tokenize_str(line) == theirs.pre_tokenize_str(line) for line in lines[-1000:]),
+              f"pre-tokenizer {word}: splits as transformers' does")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dump")
-    for name in "model", "tokenizer", "text", "stories":
-        parser.add_argument("--" + name)
-    options = parser.parse_args()
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    dump = os.path.abspath(options.dump)
     with tempfile.TemporaryDirectory() as scratch:
-        directory = pathlib.Path(scratch)
-        random_models(dump, directory)
-        random_against_transformers(dump, directory)
-        pre_tokenizer_words(dump, options.text, directory)
-        if options.stories:
-            sentencepiece(dump, options.stories, options.text, directory)
-        if options.model:
-            real_model(dump, options.model, options.tokenizer, options.text, directory)
-    print(f"{failures} failures" if failures else "all good")
-    return failures != 0
+        directory, lines = pathlib.Path(scratch), lines_of_text()
+        random_models(directory)
+        random_against_transformers(directory)
+        pre_tokenizer_words(lines, directory)
+        sentencepiece(lines, directory)
+        if "SMOLLM2" in os.environ and os.path.isfile(os.environ["SMOLLM2"]):
+            real_model(os.environ["SMOLLM2"], lines, directory)
+        else:
+            check(True, "SmolLM2", "SMOLLM2 names no GGUF file")
+    print(f"1..{count}")
+    return failed != 0
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ static double at(struct matrix a, int64_t i, int64_t j)
 }
 
 /* The largest error of c against alpha a b + beta old, over the sum of the magnitudes of its terms. */
-static double product_error(float alpha, struct matrix a, struct matrix b, float beta, struct matrix c, const float *old)
+static double product_error(float alpha, struct matrix a, struct matrix b, float beta, struct matrix c,
+                            const float *old)
 {
     double most = 0;
 
@@ -161,8 +162,8 @@ static void test_eigh(void)
 static void check_svd(int64_t m, int64_t n)
 {
     int64_t k = m < n ? m : n;
-    double *a = xmallocarray((size_t)(m * n), 8), *u = xmallocarray((size_t)(m * k), 8), *s = xmallocarray((size_t)k, 8);
-    double *vt = xmallocarray((size_t)(k * n), 8), most = 0;
+    double *a = xmallocarray((size_t)(m * n), sizeof *a), *u = xmallocarray((size_t)(m * k), sizeof *u);
+    double *vt = xmallocarray((size_t)(k * n), sizeof *vt), *s = xmallocarray((size_t)k, sizeof *s), most = 0;
     float *values = noise(m * n, 6);
 
     for (int64_t i = 0; i < m * n; i++)
