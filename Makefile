@@ -110,7 +110,7 @@ $B/oracles/ready: tests/oracles/requirements.txt
 #: kills, large files, and all tests again under the sanitizers
 check-slow: build $(call c_tests,tests/slow) $B/needs-check
 	$(call prove,$(call c_tests,tests/slow) $(call scripts,tests/slow))
-	$(if $(SAN),,$(MAKE) check SAN=1 B=build/asan BIN=build/asan/bin)
+	$(if $(SAN),,$(MAKE) check SAN=1 B=$B/asan BIN=$B/asan/bin)
 
 #: speeds and their ratios to cat, OpenBLAS, numpy, ...
 bench: build $(call c_tests,tests/bench) $B/needs-check

@@ -120,8 +120,8 @@ static const struct program program = {
     .operands = "[MODEL]",
     .purpose = "Factor the matrices of a tensor stream into matrix product operators.",
     .details = "Reads MODEL (a directory, a GGUF file or a stream) or standard input. Each attention and MLP matrix "
-               "becomes a chain of cores by successive truncated SVDs; what that would not make smaller stays as it is. "
-               "Errors are those of the cores as stored.",
+               "becomes a chain of cores by successive truncated SVDs; what that would not make smaller stays as it "
+               "is. Errors are those of the cores as stored.",
     .example = "  extract-layer model | mpo-decompose --chi 16 -o cores.tns",
     .table = table,
     .parse = parse,
@@ -203,8 +203,9 @@ static void report(const struct sums *sums)
         note("no weight matches: nothing was decomposed");
     else if (sums->done)
         note("%lld of %lld matrices decomposed, %lld of them as low-rank matrices: %lld parameters of %lld, relative "
-             "error %.4f in all, at most %.4f", (long long)sums->done, (long long)sums->matrices, (long long)sums->as_matrix,
-             (long long)sums->stored, (long long)sums->parameters, decomposed_error(&all), sums->worst);
+             "error %.4f in all, at most %.4f", (long long)sums->done, (long long)sums->matrices,
+             (long long)sums->as_matrix, (long long)sums->stored, (long long)sums->parameters,
+             decomposed_error(&all), sums->worst);
 }
 
 static struct json *history_options(void)

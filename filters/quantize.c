@@ -208,7 +208,7 @@ int main(int argc, char **argv)
     options_parse(&program, argc, argv);
     if (options.plan_file && (rc = plan_read(&options.plan, options.plan_file)))
         return rc;
-    if (!options.inverse && !options.plan_file && options.embedding_bits != KEEP)
+    if (!options.inverse && !options.plan_file && options.embedding_bits != KEEP && options.embedding_bits != options.bits)
         note("embedding and head at %d bits, the rest at %d (--embedding-bits changes that)", options.embedding_bits,
              options.bits);
     rc = filter_run(&(struct filter){.program = program.name, .input = options.input, .doing = "packing",

@@ -106,8 +106,9 @@ static const struct {
     const char *key;
     bool (*set)(struct plan_line *line, const char *value);
 } keys[] = {
-    {"chi", set_chi},     {"keep", set_keep},   {"tolerance", set_tolerance}, {"sites", set_sites}, {"shape", set_shape},
-    {"dtype", set_dtype}, {"bits", set_bits},   {"group", set_group},         {"zero", set_zero},
+    {"chi", set_chi},     {"keep", set_keep},   {"tolerance", set_tolerance}, {"sites", set_sites},
+    {"shape", set_shape}, {"dtype", set_dtype}, {"bits", set_bits},           {"group", set_group},
+    {"zero", set_zero},
 };
 
 enum { N_KEY = sizeof keys / sizeof *keys };
@@ -121,8 +122,8 @@ static int parse_pair(struct plan_line *line, char *pair, const char *path, int 
     *value++ = '\0';
     for (int k = 0; k < N_KEY; k++)
         if (!strcmp(pair, keys[k].key))
-            return keys[k].set(line, value) ? EX_OK
-                                            : fail(EX_DATAERR, "'%s', line %d: bad value '%s' of %s", path, number, value, pair);
+            return keys[k].set(line, value) ? EX_OK : fail(EX_DATAERR, "'%s', line %d: bad value '%s' of %s", path,
+                                                           number, value, pair);
     return fail(EX_DATAERR, "'%s', line %d: unknown key '%s'", path, number, pair);
 }
 
@@ -144,8 +145,8 @@ static int parse_line(struct plan *plan, char *text, const char *path, int numbe
     if (!rc && (line->chi > 0) + (line->keep > 0) + (line->tolerance > 0) > 1)
         rc = fail(EX_DATAERR, "'%s', line %d: more than one of chi, keep and tolerance", path, number);
     if (!rc && line->sites && line->shape && shape_parse(line->shape, &shape) && shape.n_site != line->sites)
-        rc = fail(EX_DATAERR, "'%s', line %d: shape %s has %d sites, sites says %d", path, number, line->shape, shape.n_site,
-                  line->sites);
+        rc = fail(EX_DATAERR, "'%s', line %d: shape %s has %d sites, sites says %d", path, number, line->shape,
+                  shape.n_site, line->sites);
     return rc;
 }
 

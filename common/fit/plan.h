@@ -3,9 +3,9 @@
  *     # comment
  *     GLOB key=value key=value ...
  *
- * The first line whose glob matches a weight's name counts. Keys: chi, keep, tolerance (one of the three), sites, shape, dtype for
- * mpo-decompose; bits, group, zero for quantize. Both programs read the same file, and each leaves alone what its line gives no
- * key of its own for. */
+ * The first line whose glob matches a weight's name counts. Keys: chi, keep, tolerance (one of the three), sites,
+ * shape, dtype for mpo-decompose; bits, group, zero for quantize. Both programs read the same file, and each leaves
+ * alone what its line gives no key of its own for. */
 #ifndef FIT_PLAN_H
 #define FIT_PLAN_H
 

@@ -122,7 +122,7 @@ static char *missing_layers(struct inventory *inventory)
 
     for (int64_t layer = 0; layer <= config->n_layer; layer++) {
         bool *seen = inventory->seen + 1 + layer * slots;
-        bool missing = layer < config->n_layer && !memchr(seen, true, (size_t)slots);
+        bool missing = layer < config->n_layer && !memchr(seen, 1, (size_t)slots);
 
         if (missing) {
             memset(seen, true, (size_t)slots);

@@ -1,21 +1,26 @@
 #!/usr/bin/env python3
 """Truncated SVDs of others beside ours, on the matrices of bench_svd, at the energy that ours captures.
 
-    svd_peers.py BENCH_SVD [--case N] [--spectrum A] [--full]
+    svd_peers.py [BENCH_SVD] [--case N] [--spectrum A] [--full]
 
-BENCH_SVD is the built program. numpy and torch (where it imports) iterate until they capture as much energy as ours;
---full adds what decomposes everything: torch.linalg.svd and tensorly's tensor_train. Two threads each.
+BENCH_SVD is the built program (default: $B/tests/bench/bench_svd). numpy and torch (where it imports) iterate
+until they capture as much energy as ours; --full adds what decomposes everything: torch.linalg.svd and tensorly's
+tensor_train. Two threads each.
 """
 import argparse
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "2"
-import numpy as np
+try:
+    import numpy as np
+except ImportError:
+    sys.exit(print("svd_peers.py: numpy isn't installed, nothing compared"))
 
 SHAPES = [(12800, 4096), (5120, 10240), (4096, 4096), (4096, 4096)]
 CHI, EXTRA = 100, 16
@@ -116,7 +121,8 @@ def compare(bench, case, spectrum, full):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bench")
+    built = os.path.join(os.environ.get("B", "build"), "tests/bench/bench_svd")
+    parser.add_argument("bench", nargs="?", default=built)
     parser.add_argument("--case", type=int, default=2)
     parser.add_argument("--spectrum", type=float, default=0.5)
     parser.add_argument("--full", action="store_true")

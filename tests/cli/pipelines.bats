@@ -6,7 +6,7 @@ setup() {
 }
 
 graph() {
-    make --no-print-directory R="$R" "$@"
+    make --no-print-directory V= R="$R" "$@"
 }
 
 # The streams of a run, by content; histories name no paths, so two folders can be compared.

@@ -3,8 +3,8 @@
 
 Small random models of each architecture and type made here, the vocabulary of stories260K, and SmolLM2 where SMOLLM2
 names a GGUF file (TOKENIZER: the tokenizer.json of its original). Texts are those here and README.md, or
-DATA/wiki.test.raw[.xz] where DATA names a directory. Written against gguf 0.19.0, transformers 5.24.0, tokenizers 0.23.3, torch 2.15.0, accelerate 1.15.0.
-"""
+DATA/wiki.test.raw[.xz] where DATA names a directory.
+Written against gguf 0.19.0, transformers 5.24.0, tokenizers 0.23.3, torch 2.15.0, accelerate 1.15.0."""
 import json
 import lzma
 import os
@@ -319,7 +319,8 @@ def lines_of_text():
         lines = [line.rstrip("\n") for line in file]
     return [line for line in lines if line][:4000] + [
         "", " ", "  two  spaces", "\ttab\n\nnewlines\r\n", "1234567 3.14 \uff12\uff13",
-        "naïve café — “quotes” 漢字 かな 🙂", "<|im_start|>user\nHi<|im_end|>\n", "don't I'LL we've", "a\u0301 e\u0301", "x<s>y</s> <unk>", "\x00\x7f"]
+        "naïve café — “quotes” 漢字 かな 🙂", "<|im_start|>user\nHi<|im_end|>\n", "don't I'LL we've",
+        "a\u0301 e\u0301", "x<s>y</s> <unk>", "\x00\x7f"]
 
 
 def encode_all(tokenizer, lines):
@@ -347,7 +348,7 @@ def real_model(path, lines, directory):
     talk = [{"role": "user", "content": "Hi"}]
     prompts = [tokenizer.apply_chat_template(talk, tokenize=False) for tokenizer in (loaded, theirs)]
     check(prompts[0] == prompts[1], f"{path.name}: AutoTokenizer takes our directory, chat template equal")
-    compare_encodings(loaded.backend_tokenizer, mine, lines, f"{path.name}: AutoTokenizer encodes as tokenizer.json does")
+    compare_encodings(loaded.backend_tokenizer, mine, lines, f"{path.name}: AutoTokenizer encodes as our tokenizer")
     # transformers 5.24 has no entry for the pre-tokenizer "smollm" and leaves digits together.
     compare_encodings(mine, theirs.backend_tokenizer, [line for line in lines if not any(map(str.isnumeric, line))],
                       f"{path.name}: tokenizer against transformers', without digits")
@@ -361,7 +362,7 @@ def real_model(path, lines, directory):
 
 
 def sentencepiece(lines, directory):
-    """The vocabulary of stories260K in a GGUF file, with the scores that SentencePiece gives: 0, -1, -2, ... of merges."""
+    """The vocabulary of stories260K in a GGUF file, with SentencePiece's scores: 0, -1, -2, ... of merges."""
     reference = Tokenizer.from_file(str(STORIES / "tokenizer.json"))
     vocab = reference.get_vocab()
     tokens = sorted(vocab, key=vocab.get)
