@@ -39,8 +39,8 @@ static const struct program program = {
     .name = "mpo-contract",
     .operands = "[MODEL]",
     .purpose = "Multiply the cores of each operator out into a dense matrix.",
-    .details = "Reads a tensor stream from MODEL (a directory, a GGUF file or a stream) or standard input. Packed matrices "
-               "become dense too; what is dense already passes unchanged.",
+    .details = "Reads a tensor stream from MODEL (a directory, a GGUF file or a stream) or standard input. Packed "
+               "matrices become dense too; what is dense already passes unchanged.",
     .example = "  extract-layer model | mpo-decompose --chi 8 | mpo-contract -o dense.tns",
     .table = table,
     .parse = parse,

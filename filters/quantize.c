@@ -25,7 +25,8 @@ static struct {
 
 static const struct argp_option table[] = {
     {"bits", 'b', "N", 0, "bits per code: 2, 3, 4, 5, 6 or 8 (default: 4)", 0},
-    {"group", KEY_GROUP, "N|row", 0, "codes that share a scale: 32, 64, 128 or any other number, or a row (default: 64)", 0},
+    {"group", KEY_GROUP, "N|row", 0, "codes that share a scale: 32, 64, 128 or any other number, or a row "
+     "(default: 64)", 0},
     {"zero", KEY_ZERO, "KIND", 0,
      "offset of a group: none (symmetric), int (an integer zero point), min (an f16 minimum; the default)", 0},
     {"embedding-bits", KEY_EMBEDDING, "N|keep", 0, "bits of the embedding and the head (default: 8)", 0},
@@ -101,9 +102,9 @@ static const struct program program = {
     .name = "quantize",
     .operands = "[MODEL]",
     .purpose = "Round matrices and cores of a tensor stream to groups of packed codes.",
-    .details = "Reads MODEL (a directory, a GGUF file or a stream) or standard input. Rounds to nearest; all matrices and all "
-               "cores by default, embedding and head at 8 bits. What is packed already, and what would not get smaller, stays "
-               "as it is.",
+    .details = "Reads MODEL (a directory, a GGUF file or a stream) or standard input. Rounds to nearest; all matrices "
+               "and all cores by default, embedding and head at 8 bits. What is packed already, and what would not "
+               "get smaller, stays as it is.",
     .example = "  extract-layer model | quantize --bits 4 --group 32 -o packed.tns",
     .table = table,
     .parse = parse,
@@ -208,7 +209,8 @@ int main(int argc, char **argv)
     options_parse(&program, argc, argv);
     if (options.plan_file && (rc = plan_read(&options.plan, options.plan_file)))
         return rc;
-    if (!options.inverse && !options.plan_file && options.embedding_bits != KEEP && options.embedding_bits != options.bits)
+    if (!options.inverse && !options.plan_file && options.embedding_bits != KEEP
+        && options.embedding_bits != options.bits)
         note("embedding and head at %d bits, the rest at %d (--embedding-bits changes that)", options.embedding_bits,
              options.bits);
     rc = filter_run(&(struct filter){.program = program.name, .input = options.input, .doing = "packing",

@@ -20,7 +20,8 @@ static struct {
 
 static const struct argp_option table[] = {
     {"json", KEY_JSON, NULL, 0, "print one JSON object", 0},
-    {"verify", KEY_VERIFY, NULL, 0, "read every payload, also of a model on disk, and refuse numbers that are not finite", 0},
+    {"verify", KEY_VERIFY, NULL, 0, "read every payload, also of a model on disk, and refuse numbers that are "
+     "not finite", 0},
     {"summary", KEY_SUMMARY, NULL, 0, "print the totals only", 0},
     {0},
 };
@@ -50,8 +51,8 @@ static const struct program program = {
     .name = "tensor-info",
     .operands = "[MODEL]",
     .purpose = "List the tensors of a model or a tensor stream: names, shapes, types, operators, bytes, history.",
-    .details = "MODEL is a directory, a GGUF file or a stream; standard input otherwise. Every checksum of a stream is verified in "
-               "any case.",
+    .details = "MODEL is a directory, a GGUF file or a stream; standard input otherwise. Every checksum of a stream is "
+               "verified in any case.",
     .example = "  extract-layer model | quantize | tensor-info",
     .table = table,
     .parse = parse,

@@ -3,8 +3,8 @@
  *     static void test_something(void) { assert_int_equal(1, 1); CHECK_CLOSE(error, bound, "relative error"); }
  *     CHECK_MAIN({"something holds", test_something}, ...)
  *
- * A failed assertion fails its test, and one failed test fails the program. check_skip("no CUDA device") ends a test as skipped.
- * Each program runs in a scratch directory of its own, removed at the end. */
+ * A failed assertion fails its test, and one failed test fails the program. check_skip("no CUDA device") ends a
+ * test as skipped. Each program runs in a scratch directory of its own, removed at the end. */
 #ifndef TESTS_CHECK_H
 #define TESTS_CHECK_H
 
@@ -14,6 +14,15 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+
+/* cmocka's fail() clashes with base/error.h; fail_msg() says more anyway. */
+#undef fail
+#undef fail_msg
+#define fail_msg(message, ...)                                                   \
+    do {                                                                         \
+        print_error("ERROR: " message "\n", ##__VA_ARGS__);                      \
+        _fail(__FILE__, __LINE__);                                               \
+    } while (0)
 
 struct check_test {
     const char *name;

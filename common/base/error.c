@@ -2,7 +2,6 @@
 #include "base/error.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +66,14 @@ int fail(int code, const char *format, ...)
     say(format, args);
     va_end(args);
     return code;
+}
+
+int fail_in(int code, const char *where, const char *format, va_list args)
+{
+    char reason[1024];
+
+    vsnprintf(reason, sizeof reason, format, args);
+    return fail(code, "%s: %s", where, reason);
 }
 
 void die(int code, const char *format, ...)

@@ -24,9 +24,9 @@ char *file_basename(const char *path);
 /* Joins with '/'; the caller frees. */
 char *file_join(const char *directory, const char *name);
 
-/* An output: standard output (path NULL or "-"), something that isn't a regular file (a device, a pipe; written in place),
- * or a file. A file is written as the sibling `.NAME.part`, locked against a second writer, and gets its name only in
- * output_commit(). */
+/* An output: standard output (path NULL or "-"), something that isn't a regular file (a device, a pipe; written in
+ * place), or a file. A file is written as the sibling `.NAME.part`, locked against a second writer, and gets its
+ * name only in output_commit(). */
 struct output {
     int fd;
     char *path, *part;       /* part is NULL where the output is written in place */
@@ -39,20 +39,22 @@ int output_open(struct output *output, const char *path, bool binary);
 /* Writes all. EX_IOERR after a message. */
 int output_write(struct output *output, const void *data, size_t size);
 
-/* Flushes to the disk (fsync), renames into place, closes. EX_IOERR, EX_CANTCREAT after a message; then nothing is left. */
+/* Flushes to the disk (fsync), renames into place, closes. EX_IOERR, EX_CANTCREAT after a message; then nothing is
+ * left. */
 int output_commit(struct output *output);
 
 /* Closes; removes what was not committed. */
 void output_close(struct output *output);
 
-/* Ends text on standard output: what was printed must have arrived. EX_IOERR after a message. (On a full device an error shows
- * up in ferror or only in fclose, by how much was printed.) */
+/* Ends text on standard output: what was printed must have arrived. EX_IOERR after a message. (On a full device an
+ * error shows up in ferror or only in fclose, by how much was printed.) */
 int stdout_close(void);
 
 /* fsync of a directory, so that a rename in it survives a crash. */
 int directory_sync(const char *path);
 
-/* Removes a directory with the plain files in it (no subdirectories); absent is fine. EX_CANTCREAT after a message. */
+/* Removes a directory with the plain files in it (no subdirectories); absent is fine. EX_CANTCREAT after a
+ * message. */
 int directory_remove(const char *path);
 
 #endif

@@ -1,7 +1,7 @@
 /* json.h - trees of JSON values: configurations, attributes of records, reports. The door to jansson.
  *
- * Values are reference-counted; "stolen" means that the callee takes over the caller's reference. Objects keep the order
- * in which members were added. Integers are 64-bit. */
+ * Values are reference-counted; "stolen" means that the callee takes over the caller's reference. Objects keep the
+ * order in which members were added. Integers are 64-bit. */
 #ifndef BASE_JSON_H
 #define BASE_JSON_H
 

@@ -20,7 +20,8 @@ char *xasprintf(const char *format, ...) PRINTF_LIKE(1, 2);
 /* count * size bytes at a multiple of 64, for payloads and kernels; free() releases them. */
 void *xaligned(size_t count, size_t size);
 
-/* a * b and a + b for sizes read from files: false where the result would exceed INT64_MAX or an operand is negative. */
+/* a * b and a + b for sizes read from files: false where the result would exceed INT64_MAX or an operand is
+ * negative. */
 bool size_multiply(int64_t a, int64_t b, int64_t *product);
 bool size_add(int64_t a, int64_t b, int64_t *sum);
 

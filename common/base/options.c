@@ -70,7 +70,8 @@ static const struct argp_option output_table[] = {
     {0},
 };
 static const struct argp_option threads_table[] = {
-    {"threads", KEY_THREADS, "N", 0, "use N threads (default: as many as processors); the result doesn't depend on it", -3},
+    {"threads", KEY_THREADS, "N", 0, "use N threads (default: as many as processors); "
+     "the result doesn't depend on it", -3},
     {0},
 };
 static const struct argp_option seed_table[] = {
@@ -83,7 +84,8 @@ static const struct argp output = {.options = output_table, .parser = parse_outp
 static const struct argp threads = {.options = threads_table, .parser = parse_threads};
 static const struct argp seed = {.options = seed_table, .parser = parse_seed};
 
-/* getopt has said its line by the time argp wants to add "Try ... --help": without a stream it stays at the one line. */
+/* getopt has said its line by the time argp wants to add "Try ... --help": without a stream it stays at the one
+ * line. */
 static error_t parse_program(int key, char *value, struct argp_state *state)
 {
     error_t result = running->parse(key, value, state);

@@ -1,7 +1,7 @@
 /* options.h - the one option parser: glibc's argp with the options that all programs share.
  *
- * A program gives one table and one parse function; --help, --usage, --version, -v, -q and abbreviations behave the same
- * everywhere, and misuse ends with one line and exit 64. */
+ * A program gives one table and one parse function; --help, --usage, --version, -v, -q and abbreviations behave
+ * the same everywhere, and misuse ends with one line and exit 64. */
 #ifndef BASE_OPTIONS_H
 #define BASE_OPTIONS_H
 
@@ -24,7 +24,8 @@ struct program {
     const char *details;         /* behind the options; may be NULL */
     const char *example;         /* one or more command lines that work as they stand */
     const struct argp_option *table;
-    /* Gets each option of the table and each operand (ARGP_KEY_ARG), and ARGP_KEY_END; ARGP_ERR_UNKNOWN for others. */
+    /* Gets each option of the table and each operand (ARGP_KEY_ARG), and ARGP_KEY_END; ARGP_ERR_UNKNOWN for
+     * others. */
     error_t (*parse)(int key, char *value, struct argp_state *state);
     unsigned common;             /* OPTION_... that mean something here */
 };

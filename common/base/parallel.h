@@ -1,7 +1,7 @@
 /* parallel.h - the only source of threads.
  *
- * Work is cut into items fixed by the shapes of the problem, never by the number of threads, and every item writes its
- * own results: so the bytes that come out don't depend on the number of threads. */
+ * Work is cut into items fixed by the shapes of the problem, never by the number of threads, and every item writes
+ * its own results: so the bytes that come out don't depend on the number of threads. */
 #ifndef BASE_PARALLEL_H
 #define BASE_PARALLEL_H
 
@@ -13,8 +13,8 @@ void parallel_set(int threads);
 /* The number of threads in force. */
 int parallel_threads(void);
 
-/* Calls body(context, item, thread) once for each item of 0..count-1, in any order, on up to parallel_threads() threads;
- * thread is 0..parallel_threads()-1 and picks a workspace. Returns when all are done. Not to be nested. */
+/* Calls body(context, item, thread) once for each item of 0..count-1, in any order, on up to parallel_threads()
+ * threads; thread is 0..parallel_threads()-1 and picks a workspace. Returns when all are done. Not to be nested. */
 void parallel_for(int64_t count, void (*body)(void *context, int64_t item, int thread), void *context);
 
 #endif

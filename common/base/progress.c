@@ -41,8 +41,8 @@ void progress_step(const char *label)
         return;
     line.drawn = now;
     if (line.total)
-        fprintf(stderr, "\r%s: %s %lld/%lld, %.0f s: %.50s\033[K", error_program_name(), line.what, (long long)line.done,
-                (long long)line.total, now - line.began, label);
+        fprintf(stderr, "\r%s: %s %lld/%lld, %.0f s: %.50s\033[K", error_program_name(), line.what,
+                (long long)line.done, (long long)line.total, now - line.began, label);
     else
         fprintf(stderr, "\r%s: %s %lld, %.0f s: %.50s\033[K", error_program_name(), line.what, (long long)line.done,
                 now - line.began, label);

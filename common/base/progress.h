@@ -1,4 +1,5 @@
-/* progress.h - one line on stderr that shows how far long work has come, where stderr is a terminal and --quiet is off. */
+/* progress.h - one line on stderr that shows how far long work has come, where stderr is a terminal and --quiet is
+ * off. */
 #ifndef BASE_PROGRESS_H
 #define BASE_PROGRESS_H
 

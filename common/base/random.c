@@ -12,7 +12,8 @@ struct random random_named(uint64_t seed, const char *name)
 
 void random_block(struct random random, uint64_t block, uint32_t out[4])
 {
-    uint32_t c[4] = {(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)random.stream, (uint32_t)(random.stream >> 32)};
+    uint32_t c[4] = {(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)random.stream,
+                     (uint32_t)(random.stream >> 32)};
     uint32_t k0 = (uint32_t)random.seed, k1 = (uint32_t)(random.seed >> 32);
 
     for (int round = 0; round < 10; round++) {

@@ -16,13 +16,14 @@ static const char *const type_name[GGUF_TYPES] = {
 
 int gguf_fail(const struct gguf *gguf, const char *format, ...)
 {
-    char text[1536];
+    char *where = xasprintf("cannot read '%s'", gguf->path);
     va_list args;
 
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    fail_in(EX_DATAERR, where, format, args);
     va_end(args);
-    return fail(EX_DATAERR, "cannot read '%s': %s", gguf->path, text);
+    free(where);
+    return EX_DATAERR;
 }
 
 const char *gguf_show(struct gguf_string string, char buffer[84])

@@ -32,7 +32,7 @@ struct model {
     char *path, *name;           /* as given; its base name */
     struct json *config;         /* the content of the (original) config.json; an object */
     struct json *history;        /* array of entries, oldest first; empty for a foreign model */
-    uint64_t identity;           /* XXH3 of config.json and of the index (names, dtypes, shapes, sizes): cheap, not of the weights */
+    uint64_t identity;           /* XXH3 of config.json and the index (names, dtypes, shapes, sizes), not of weights */
     int64_t file_bytes;          /* bytes of the files that hold weights */
     struct item *item;           /* in stream order, strictly ascending */
     size_t n_item;

@@ -2,6 +2,7 @@
 #include "files/safetensors.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "stream/record.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -22,29 +23,14 @@ static int bad_tensor(const char *path, const char *name, const char *format, ..
 
 static int bad_tensor(const char *path, const char *name, const char *format, ...)
 {
+    char *where = xasprintf("cannot read '%s': '%.200s'", path, name);
     va_list args;
-    char *reason = NULL;
 
     va_start(args, format);
-    if (vasprintf(&reason, format, args) < 0)
-        die(EX_OSERR, "out of memory");
+    fail_in(EX_DATAERR, where, format, args);
     va_end(args);
-    fail(EX_DATAERR, "cannot read '%s': '%.200s': %s", path, name, reason);
-    free(reason);
+    free(where);
     return EX_DATAERR;
-}
-
-/* Names go into streams, messages and file lists. */
-static const char *name_trouble(const char *name)
-{
-    if (!name[0])
-        return "an empty name";
-    if (strlen(name) > 1024)
-        return "a name of more than 1024 bytes";
-    for (const char *c = name; *c; c++)
-        if ((unsigned char)*c < ' ')
-            return "a name with control characters";
-    return NULL;
 }
 
 static int read_shape(const struct json *shape, const char *path, struct safetensors_entry *entry)
@@ -67,8 +53,8 @@ static int read_entry(const struct json *value, const char *path, int64_t data, 
     int64_t begin = json_as_int(json_item(offsets, 0), -1), end = json_as_int(json_item(offsets, 1), -1), bytes;
     int rc;
 
-    if (name_trouble(entry->name))
-        return bad_tensor(path, entry->name, "%s", name_trouble(entry->name));
+    if (record_name_trouble(entry->name))
+        return bad_tensor(path, entry->name, "%s", record_name_trouble(entry->name));
     if (!dtype || !dtype[0] || strlen(dtype) >= sizeof entry->stored)
         return bad_tensor(path, entry->name, "no dtype");
     snprintf(entry->stored, sizeof entry->stored, "%s", dtype);

@@ -93,7 +93,8 @@ static bool round_row(struct rounding *r, int64_t row, const float *w)
         [ZERO_NONE] = group_none, [ZERO_INT] = group_int, [ZERO_MIN] = group_min};
     const struct group_layout *l = &r->layout;
     unsigned char *codes = xmalloc((size_t)l->length);
-    uint16_t *scale = xmallocarray((size_t)l->groups, sizeof *scale), *zero = xmallocarray((size_t)l->groups, sizeof *zero);
+    uint16_t *scale = xmallocarray((size_t)l->groups, sizeof *scale);
+    uint16_t *zero = xmallocarray((size_t)l->groups, sizeof *zero);
     bool good = true;
 
     for (int64_t i = 0; i < l->length; i++)

@@ -1,6 +1,8 @@
-/* round.h - rounding to nearest: a matrix or core to a group format, with scale and offset from the range of each group.
+/* round.h - rounding to nearest: a matrix or core to a group format, with scale and offset from the range of each
+ * group.
  *
- *   none   scale = the value of largest magnitude / -2^(bits-1), as llama.cpp's Q4_0: that value keeps its sign and is hit
+ *   none   scale = the value of largest magnitude / -2^(bits-1), as llama.cpp's Q4_0: that value keeps its sign
+ *   and is hit
  *   int    scale = (max - min) / (2^bits - 1) over a range that includes 0, zero = round(-min / scale)
  *   min    minimum = min, scale = (max - min) / (2^bits - 1), as llama.cpp's Q4_1
  *
@@ -10,8 +12,9 @@
 
 #include "tensor/tensor.h"
 
-/* Replaces the tensor by its rounding to a group format (the old payload is freed), row by row in parallel. Peak memory is
- * old and new payload. EX_DATAERR where a value is not finite or a scale overflows f16; name is for the message. */
+/* Replaces the tensor by its rounding to a group format (the old payload is freed), row by row in parallel. Peak
+ * memory is old and new payload. EX_DATAERR where a value is not finite or a scale overflows f16; name is for the
+ * message. */
 int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name);
 
 /* The inverse: replaces a tensor of any real dtype by its values in f32, f16 or bf16. */

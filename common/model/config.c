@@ -32,17 +32,16 @@ static void trouble(struct fields *f, const char *format, ...) PRINTF_LIKE(2, 3)
 
 static void trouble(struct fields *f, const char *format, ...)
 {
+    char *where;
     va_list args;
-    char *reason = NULL;
 
     if (f->rc)
         return;
+    where = xasprintf("cannot use the configuration of '%s'", f->where);
     va_start(args, format);
-    if (vasprintf(&reason, format, args) < 0)
-        die(EX_OSERR, "out of memory");
+    f->rc = fail_in(EX_DATAERR, where, format, args);
     va_end(args);
-    f->rc = fail(EX_DATAERR, "cannot use the configuration of '%s': %s", f->where, reason);
-    free(reason);
+    free(where);
 }
 
 /* NULL where the member is missing or null. */

@@ -15,8 +15,8 @@ static float *core_floats(const struct tensor *core)
     return values;
 }
 
-/* The product of all cores of a chain as one array in site order: [(o0 i0), (o1 i1), ..., (o_n-1 i_n-1)]. From the left: what
- * stands so far is [rows, chi], the next core [chi, (o i chi')]. */
+/* The product of all cores of a chain as one array in site order: [(o0 i0), (o1 i1), ..., (o_n-1 i_n-1)]. From the
+ * left: what stands so far is [rows, chi], the next core [chi, (o i chi')]. */
 static float *multiply_out(const struct chain *chain)
 {
     float *left = core_floats(&chain->core[0]);
@@ -54,14 +54,15 @@ static void split_index(const struct chain *chain, int axis, int64_t index, int6
     }
 }
 
-/* One row of W out of the product in site order: the offset of (o, i) is the sum over sites of a part fixed by the row and a
- * part fixed by the column, so the columns run like an odometer. */
+/* One row of W out of the product in site order: the offset of (o, i) is the sum over sites of a part fixed by the
+ * row and a part fixed by the column, so the columns run like an odometer. */
 static void place_row(void *context, int64_t row, int thread)
 {
     const struct placing *p = context;
     const struct chain *chain = p->chain;
     int n = chain->n_site;
-    int64_t *digit = xcalloc((size_t)n, sizeof *digit), *stride = xcalloc((size_t)n, sizeof *stride), base = 0, step = 1;
+    int64_t *digit = xcalloc((size_t)n, sizeof *digit), *stride = xcalloc((size_t)n, sizeof *stride);
+    int64_t base = 0, step = 1;
 
     (void)thread;
     split_index(chain, 1, row, digit);
@@ -104,7 +105,8 @@ static void add_chain(const struct operator *op, int term, float *w)
         float *u = core_floats(&chain->core[0]), *v = core_floats(&chain->core[1]);
         int64_t chi = chain->core[1].shape[0];
 
-        linalg_gemm(1, matrix_of(u, op->out, chi), matrix_of(v, chi, op->in), term ? 1 : 0, matrix_of(w, op->out, op->in));
+        linalg_gemm(1, matrix_of(u, op->out, chi), matrix_of(v, chi, op->in), term ? 1 : 0,
+                    matrix_of(w, op->out, op->in));
         free(u);
         free(v);
     } else {

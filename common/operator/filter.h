@@ -1,5 +1,5 @@
-/* filter.h - what every operator-to-operator program does: read records, change the operators it is for, pass the rest on
- * unchanged, end the stream only when all was well. */
+/* filter.h - what every operator-to-operator program does: read records, change the operators it is for, pass the
+ * rest on unchanged, end the stream only when all was well. */
 #ifndef OPERATOR_FILTER_H
 #define OPERATOR_FILTER_H
 

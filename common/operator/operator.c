@@ -2,8 +2,6 @@
 #include "operator/operator.h"
 #include "base/memory.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,20 +16,19 @@ static void allot_term(struct operator *op, int term, int n_site)
     op->term[term] = (struct chain){.n_site = n_site, .core = xcalloc((size_t)n_site, sizeof *op->term[term].core)};
 }
 
-static int bad_operator(const struct source *source, const struct record *record, const char *format, ...) PRINTF_LIKE(3, 4);
+static int bad_operator(const struct source *source, const struct record *record, const char *format, ...)
+    PRINTF_LIKE(3, 4);
 
 static int bad_operator(const struct source *source, const struct record *record, const char *format, ...)
 {
+    char *where = xasprintf("cannot read '%s': record %lld, byte %lld: '%s'", source->name, (long long)record->index,
+                            (long long)record->offset, record->name);
     va_list args;
-    char *reason = NULL;
 
     va_start(args, format);
-    if (vasprintf(&reason, format, args) < 0)
-        die(EX_OSERR, "out of memory");
+    fail_in(EX_DATAERR, where, format, args);
     va_end(args);
-    fail(EX_DATAERR, "cannot read '%s': record %lld, byte %lld: '%s': %s", source->name, (long long)record->index,
-         (long long)record->offset, record->name, reason);
-    free(reason);
+    free(where);
     return EX_DATAERR;
 }
 

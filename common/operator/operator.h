@@ -1,4 +1,5 @@
-/* operator.h - a weight W [out, in] as a sum of matrix product operators: the one representation that all filters share.
+/* operator.h - a weight W [out, in] as a sum of matrix product operators: the one representation that all filters
+ * share.
  *
  *     W  =  sum over terms t of  MPO(core_t0, core_t1, ..., core_t,n-1)      core: [chi_left, d_out, d_in, chi_right]
  *
@@ -28,8 +29,9 @@ struct operator {
 /* True where the record begins an operator: a matrix in one piece, or the first core of one. */
 bool operator_begins(const struct record *record);
 
-/* Reads the operator that begins with record (and takes the records of its other cores from the source). Bonds, sizes and the
- * completeness of terms and chains are checked: EX_DATAERR. *op is the caller's; it is empty after an error. */
+/* Reads the operator that begins with record (and takes the records of its other cores from the source). Bonds,
+ * sizes and the completeness of terms and chains are checked: EX_DATAERR. *op is the caller's; it is empty after
+ * an error. */
 int operator_read(struct source *source, const struct record *record, struct operator *op);
 
 /* Writes its cores as records: a plain tensor where it is a matrix in one piece. */

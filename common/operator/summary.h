@@ -7,10 +7,10 @@
 
 struct weight {
     char *name;
-    enum record_kind kind;       /* RECORD_CORE: an operator of several cores; RECORD_TENSOR, RECORD_FILE, RECORD_OTHER */
+    enum record_kind kind;       /* RECORD_CORE: an operator of several cores */
     int rank;
     int64_t shape[TENSOR_RANK];  /* of an operator: [out, in] */
-    int64_t parameters;          /* elements of the tensor or of W; 0 of a file, and of a head that repeats a tied embedding */
+    int64_t parameters;          /* elements of the tensor or of W; 0 of a file, and of a stored head that is tied */
     int64_t stored_parameters;   /* numbers in its cores */
     int64_t bytes;               /* of its payloads */
     int64_t stored_bytes;        /* in the file they come from; 0 for a stream */
@@ -28,11 +28,12 @@ struct summary {
     int64_t parameters, stored_parameters, payload_bytes, file_bytes;    /* weights only; file_bytes of a stream: all */
 };
 
-/* Reads the source to its end. With verify every payload is read and numbers that are not finite are refused. The strings are
- * the summary's own. EX_DATAERR, EX_IOERR. */
+/* Reads the source to its end. With verify every payload is read and numbers that are not finite are refused. The
+ * strings are the summary's own. EX_DATAERR, EX_IOERR. */
 int summary_take(struct summary *summary, struct source *source, bool verify);
 
-/* {"name", "format", "parameters", "stored_parameters", "payload_bytes", "file_bytes", "config", "history", "tensors": [...]} */
+/* {"name", "format", "parameters", "stored_parameters", "payload_bytes", "file_bytes", "config", "history",
+ * "tensors": [...]} */
 struct json *summary_json(const struct summary *summary);
 
 void summary_free(struct summary *summary);

@@ -10,14 +10,17 @@
 enum { PACK_LIMIT = 16 << 20 };      /* bytes of a map */
 enum { PACK_DEPTH = 16 };            /* levels of maps and arrays in each other */
 
-/* Appends value as msgpack, in the shortest encodings. EX_OK, or EX_SOFTWARE where it exceeds PACK_LIMIT or PACK_DEPTH. */
+/* Appends value as msgpack, in the shortest encodings. EX_OK, or EX_SOFTWARE where it exceeds PACK_LIMIT or
+ * PACK_DEPTH. */
 int pack_write(const struct json *value, struct text *out);
 
-/* Reads the object that fills data[0..size-1] exactly. NULL where it is no valid msgpack, holds what JSON can't (bin, ext,
- * keys that aren't strings, integers over INT64_MAX, strings that aren't UTF-8), or names a key twice; *reason says which. */
+/* Reads the object that fills data[0..size-1] exactly. NULL where it is no valid msgpack, holds what JSON can't
+ * (bin, ext, keys that aren't strings, integers over INT64_MAX, strings that aren't UTF-8), or names a key twice;
+ * *reason says which. */
 struct json *pack_read(const void *data, size_t size, const char **reason);
 
-/* Finds the end of an object while its bytes come in: counts are checked against PACK_LIMIT before anything is stored. */
+/* Finds the end of an object while its bytes come in: counts are checked against PACK_LIMIT before anything is
+ * stored. */
 struct pack_scan {
     size_t at;                       /* bytes scanned */
     int depth;
@@ -26,8 +29,8 @@ struct pack_scan {
 
 enum pack_state { PACK_MORE, PACK_DONE, PACK_BAD };
 
-/* Scans on in data[0..size-1] (all bytes from the object's first one). PACK_MORE: not whole yet; PACK_DONE: it ends at
- * scan->at; PACK_BAD: too deep, too large, a forbidden type. Start with {0}. */
+/* Scans on in data[0..size-1] (all bytes from the object's first one). PACK_MORE: not whole yet; PACK_DONE: it
+ * ends at scan->at; PACK_BAD: too deep, too large, a forbidden type. Start with {0}. */
 enum pack_state pack_scan(struct pack_scan *scan, const unsigned char *data, size_t size);
 
 #endif

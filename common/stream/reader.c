@@ -5,8 +5,6 @@
 #include "stream/wire.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,16 +17,14 @@ static int bad(const struct reader *reader, const char *format, ...) PRINTF_LIKE
 /* One line for whatever is wrong, with the record and the byte where it was noticed. */
 static int bad(const struct reader *reader, const char *format, ...)
 {
+    char *where = xasprintf("cannot read '%s': record %lld, byte %lld", reader->where, (long long)reader->count,
+                            (long long)reader->offset);
     va_list args;
-    char *reason = NULL;
 
     va_start(args, format);
-    if (vasprintf(&reason, format, args) < 0)
-        die(EX_OSERR, "out of memory");
+    fail_in(EX_DATAERR, where, format, args);
     va_end(args);
-    fail(EX_DATAERR, "cannot read '%s': record %lld, byte %lld: %s", reader->where, (long long)reader->count,
-         (long long)reader->offset, reason);
-    free(reason);
+    free(where);
     return EX_DATAERR;
 }
 
@@ -76,7 +72,8 @@ static void skip(struct reader *reader, size_t size)
     reader->offset += (int64_t)size;
 }
 
-/* Takes one map: its bytes into *packed, the caller's. Larger maps than the buffer are rare and grow a block of their own. */
+/* Takes one map: its bytes into *packed, the caller's. Larger maps than the buffer are rare and grow a block of
+ * their own. */
 static int take_map(struct reader *reader, struct text *packed)
 {
     struct pack_scan scan = {0};
@@ -108,7 +105,8 @@ static int take_checksum(struct reader *reader, uint64_t expected)
         return bad(reader, "no checksum where one is due");
     found = wire_get(reader->buffer + reader->at + 1, 8);
     if (found != expected)
-        return bad(reader, "checksum %016llx, expected %016llx", (unsigned long long)found, (unsigned long long)expected);
+        return bad(reader, "checksum %016llx, expected %016llx", (unsigned long long)found,
+                   (unsigned long long)expected);
     skip(reader, WIRE_CHECKSUM);
     wire_little(little, found);
     hash_update(reader->stream_hash, little, sizeof little);
@@ -224,7 +222,8 @@ static int take_end(struct reader *reader, const struct json *map, const struct 
     int rc;
 
     if (count != reader->count)
-        return bad(reader, "the end record counts %lld records, expected %lld", (long long)count, (long long)reader->count);
+        return bad(reader, "the end record counts %lld records, expected %lld", (long long)count,
+                   (long long)reader->count);
     hash_update(reader->stream_hash, packed->data, packed->length);
     if ((rc = take_checksum(reader, hash_value(reader->stream_hash))))
         return rc;
@@ -370,7 +369,8 @@ static int load_chunk(struct reader *reader, unsigned char *to, int64_t size)
     return EX_OK;
 }
 
-/* Pages that no byte has reached cost nothing; beyond this size even address space is asked for only as the bytes come in. */
+/* Pages that no byte has reached cost nothing; beyond this size even address space is asked for only as the bytes
+ * come in. */
 #define TRUSTED ((int64_t)1 << 30)
 
 static int load_payload(struct reader *reader, struct tensor *tensor)

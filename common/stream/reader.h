@@ -1,7 +1,7 @@
 /* reader.h - reads a tensor stream (stream/FORMAT) from standard input or a file, and believes nothing in it.
  *
- * Every checksum is verified, always. A stream that is cut short, altered, out of order or followed by other bytes ends with
- * EX_DATAERR and one message that names record and offset. */
+ * Every checksum is verified, always. A stream that is cut short, altered, out of order or followed by other bytes
+ * ends with EX_DATAERR and one message that names record and offset. */
 #ifndef STREAM_READER_H
 #define STREAM_READER_H
 
@@ -24,22 +24,24 @@ struct reader {
     struct json *config, *history;   /* from the header; history is an array, config may be NULL; owned */
 };
 
-/* Opens (NULL or "-": standard input) and reads the header. EX_NOINPUT, EX_DATAERR, EX_USAGE (a terminal), EX_IOERR. */
+/* Opens (NULL or "-": standard input) and reads the header. EX_NOINPUT, EX_DATAERR, EX_USAGE (a terminal),
+ * EX_IOERR. */
 int reader_open(struct reader *reader, const char *path);
 
-/* The next record, without its payload (an unread rest of the one before is read over and verified). At the verified end of the stream
- * record->kind is RECORD_END. *record is overwritten without being freed; the caller frees it. */
+/* The next record, without its payload (an unread rest of the one before is read over and verified). At the
+ * verified end of the stream record->kind is RECORD_END. *record is overwritten without being freed; the caller
+ * frees it. */
 int reader_next(struct reader *reader, struct record *record);
 
-/* Reads the whole payload into tensor (allocated here, owned by the caller) and verifies it. The tensor takes the record's
- * dtype and shape. Memory grows with the bytes that really come, so a lying length costs nothing. */
+/* Reads the whole payload into tensor (allocated here, owned by the caller) and verifies it. The tensor takes the
+ * record's dtype and shape. Memory grows with the bytes that really come, so a lying length costs nothing. */
 int reader_load(struct reader *reader, const struct record *record, struct tensor *tensor);
 
 /* Sends the record on to a writer, payload and all, in pieces that stay in the cache; verified on the way. */
 int reader_pass(struct reader *reader, struct record *record, struct writer *writer);
 
-/* Takes the next piece of the payload: *data points into the reader's buffer, valid until the next call; *size is 0 once all
- * was taken and verified. */
+/* Takes the next piece of the payload: *data points into the reader's buffer, valid until the next call; *size is
+ * 0 once all was taken and verified. */
 int reader_piece(struct reader *reader, const unsigned char **data, size_t *size);
 
 /* True where the file begins as a tensor stream does. */

@@ -126,18 +126,25 @@ static char *parse_known(const struct json *map, struct record *record)
     return NULL;
 }
 
-static const char *name_trouble(const struct record *record)
+const char *record_name_trouble(const char *name)
 {
-    if (!record->name || !record->name[0])
+    if (!name || !name[0])
         return "no name";
-    if (strlen(record->name) > 1024)
+    if (strlen(name) > 1024)
         return "a name of more than 1024 bytes";
-    for (const char *c = record->name; *c; c++)
+    for (const char *c = name; *c; c++)
         if ((unsigned char)*c < ' ')
             return "a name with control characters";
-    if (record->kind == RECORD_FILE && (strchr(record->name, '/') || record->name[0] == '.'))
-        return "a file name with '/' or a leading '.'";
     return NULL;
+}
+
+static const char *name_trouble(const struct record *record)
+{
+    const char *trouble = record_name_trouble(record->name);
+
+    if (!trouble && record->kind == RECORD_FILE && (strchr(record->name, '/') || record->name[0] == '.'))
+        trouble = "a file name with '/' or a leading '.'";
+    return trouble;
 }
 
 int record_parse(struct json *map, struct record *record, char **reason)

@@ -1,7 +1,7 @@
 /* record.h - what stands before each payload of a stream, and the order in which records come.
  *
- * A record is a companion file, a plain tensor, or one core of an operator (see operator/operator.h). A matrix in one piece
- * is a plain tensor. Kinds that this version doesn't know are carried through unread. */
+ * A record is a companion file, a plain tensor, or one core of an operator (see operator/operator.h). A matrix in
+ * one piece is a plain tensor. Kinds that this version doesn't know are carried through unread. */
 #ifndef STREAM_RECORD_H
 #define STREAM_RECORD_H
 
@@ -37,16 +37,19 @@ struct record record_file(const char *name, int64_t bytes);
 /* A copy, the caller's. */
 struct record record_copy(const struct record *record);
 
-/* Fills a record from its map (stolen). EX_OK, or EX_DATAERR with *reason (the caller's to free) where a member is missing or wrong: unknown
- * dtype, a size that doesn't match dtype and shape, term and site out of range. */
+/* Fills a record from its map (stolen). EX_OK, or EX_DATAERR with *reason (the caller's to free) where a member is
+ * missing or wrong: unknown dtype, a size that doesn't match dtype and shape, term and site out of range. */
 int record_parse(struct json *map, struct record *record, char **reason);
+
+/* What makes a name unfit for streams, messages and file lists ("no name", "a name with control characters"), or NULL. */
+const char *record_name_trouble(const char *name);
 
 /* Releases what it owns and zeroes. */
 void record_free(struct record *record);
 
 /* The fixed order: companion files; embedding; blocks ascending; final norm; head; anything else. Within a section by
- * name, then by term and site. Negative, 0, positive as a comes before, is, or comes after b. Since the order is strict,
- * a name can't stand twice. */
+ * name, then by term and site. Negative, 0, positive as a comes before, is, or comes after b. Since the order is
+ * strict, a name can't stand twice. */
 int record_compare(const struct record *a, const struct record *b);
 
 enum section { SECTION_FILES, SECTION_EMBEDDING, SECTION_BLOCKS, SECTION_NORM, SECTION_HEAD, SECTION_OTHER };

@@ -27,7 +27,8 @@ static int put_checksum(struct writer *writer, uint64_t checksum)
     return put(writer, object, sizeof object);
 }
 
-/* A map that no payload follows: header and end. The end's checksum is that of all checksums before it, and its map. */
+/* A map that no payload follows: header and end. The end's checksum is that of all checksums before it, and its
+ * map. */
 static int put_bare(struct writer *writer, struct json *map, struct hash *hash)
 {
     struct text packed = {0};
@@ -67,8 +68,8 @@ static int check_order(struct writer *writer, struct record *record)
     if (record->kind == RECORD_END)
         return fail(EX_SOFTWARE, "'%s': an end record is not to be written", writer->where);
     if (writer->last.name && record_compare(&writer->last, record) >= 0)
-        return fail(EX_SOFTWARE, "'%s': '%s' comes after '%s', against the order of streams", writer->where, record->name,
-                    writer->last.name);
+        return fail(EX_SOFTWARE, "'%s': '%s' comes after '%s', against the order of streams", writer->where,
+                    record->name, writer->last.name);
     free(writer->last.name);
     writer->last = *record;
     writer->last.name = xstrdup(record->name);

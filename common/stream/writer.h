@@ -1,4 +1,5 @@
-/* writer.h - writes a tensor stream (stream/FORMAT) to standard output or to a file that appears whole or not at all. */
+/* writer.h - writes a tensor stream (stream/FORMAT) to standard output or to a file that appears whole or not at
+ * all. */
 #ifndef STREAM_WRITER_H
 #define STREAM_WRITER_H
 
@@ -31,8 +32,8 @@ int writer_begin(struct writer *writer, struct record *record);
 int writer_add(struct writer *writer, const void *data, size_t size);
 int writer_finish(struct writer *writer);
 
-/* The same for a record that a reader verifies while its pieces go through: begun by forward, ended by the checksum that
- * the reader found good, and not hashed a second time. */
+/* The same for a record that a reader verifies while its pieces go through: begun by forward, ended by the
+ * checksum that the reader found good, and not hashed a second time. */
 int writer_forward(struct writer *writer, struct record *record);
 int writer_forwarded(struct writer *writer, uint64_t checksum);
 
@@ -42,7 +43,8 @@ int writer_end(struct writer *writer);
 /* Releases; an output that was not ended is removed (a file) or left without an end record (a pipe). */
 void writer_close(struct writer *writer);
 
-/* One entry for a history: {program, version, options}; options is stolen, an object without paths, threads, verbosity. */
+/* One entry for a history: {program, version, options}; options is stolen, an object without paths, threads,
+ * verbosity. */
 struct json *history_entry(const char *program, struct json *options);
 
 #endif

@@ -1,13 +1,15 @@
 /* dtype.h - the registry of number formats: plain ones, and groups of packed codes with a scale.
  *
- * A group format "q4-64-min" has bits (2, 3, 4, 5, 6, 8), a group length (1 or more, or "row": the whole row) and an offset:
+ * A group format "q4-64-min" has bits (2, 3, 4, 5, 6, 8), a group length (1 or more, or "row": the whole row) and
+ * an offset:
  *
  *     none   w = scale * (code - 2^(bits-1))
  *     int    w = scale * (code - zero),    zero an unsigned integer of `bits` bits
  *     min    w = scale * code + minimum,   minimum in f16
  *
- * code is unsigned, scale f16. Rows run along the last axis longer than 1; groups never cross rows, and a short last group
- * has its own scale and offset. A payload is three planes, each starting at a multiple of 64 bytes (see struct group_layout). */
+ * code is unsigned, scale f16. Rows run along the last axis longer than 1; groups never cross rows, and a short
+ * last group has its own scale and offset. A payload is three planes, each starting at a multiple of 64 bytes (see
+ * struct group_layout). */
 #ifndef TENSOR_DTYPE_H
 #define TENSOR_DTYPE_H
 
@@ -47,8 +49,8 @@ bool dtype_is_real(struct dtype dtype);
 /* Bytes of one element of a plain dtype; 0 for group formats. */
 int dtype_size(struct dtype dtype);
 
-/* Bytes of the payload of a tensor: plain formats rank 0 or more, group formats rank 1 or more. -1 where a size is negative
- * or the product exceeds INT64_MAX. */
+/* Bytes of the payload of a tensor: plain formats rank 0 or more, group formats rank 1 or more. -1 where a size is
+ * negative or the product exceeds INT64_MAX. */
 int64_t dtype_payload(struct dtype dtype, int rank, const int64_t *shape);
 
 /* Where things lie in the payload of a group format. */
@@ -57,7 +59,7 @@ struct group_layout {
     int64_t group, groups;       /* elements per group, groups per row */
     int64_t code_bytes;          /* bytes of codes per row: each group starts at a whole byte */
     int64_t zero_bytes;          /* int: bytes of packed zero points per row; min: 2 * groups; none: 0 */
-    int64_t scale, zero, total;  /* offsets of the planes; codes lie at 0: [rows][code_bytes], scale [rows][groups] f16 */
+    int64_t scale, zero, total;  /* offsets of planes: codes [rows][code_bytes] at 0, scale [rows][groups] f16 */
 };
 
 /* False where the shape overflows. */

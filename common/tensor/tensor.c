@@ -246,8 +246,8 @@ void tensor_put_codes(struct tensor *tensor, int64_t row, const unsigned char *c
 }
 
 /* out [length]: one row of a group format; scratch holds 2 * length + 1 bytes. */
-static void group_row(const struct tensor *tensor, const struct group_layout *layout, int64_t row, unsigned char *scratch,
-                      float *out)
+static void group_row(const struct tensor *tensor, const struct group_layout *layout, int64_t row,
+                      unsigned char *scratch, float *out)
 {
     int bits = tensor->dtype.bits;
     unsigned char *codes = scratch, *points = scratch + layout->length;
@@ -290,7 +290,8 @@ void tensor_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, f
             group_row(tensor, &layout, first + row, scratch, out + row * length);
         free(scratch);
     } else
-        plain_to_float(tensor->dtype.kind, tensor->data + first * length * dtype_size(tensor->dtype), rows * length, out);
+        plain_to_float(tensor->dtype.kind, tensor->data + first * length * dtype_size(tensor->dtype),
+                       rows * length, out);
 }
 
 void tensor_set_rows(struct tensor *tensor, int64_t first, int64_t rows, const float *in)

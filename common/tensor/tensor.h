@@ -1,4 +1,5 @@
-/* tensor.h - tensors in memory, and their conversion to and from f32. Row-major everywhere, little-endian payloads. */
+/* tensor.h - tensors in memory, and their conversion to and from f32. Row-major everywhere, little-endian
+ * payloads. */
 #ifndef TENSOR_TENSOR_H
 #define TENSOR_TENSOR_H
 
@@ -43,13 +44,13 @@ uint16_t half_from_float(float value);           /* overflow gives infinity, NaN
 float bfloat_to_float(uint16_t value);
 uint16_t bfloat_from_float(float value);
 
-/* One row of a group format: codes (one byte each) packed or unpacked, `bits` bits each, little-endian, each group of at
- * most `group` codes starting at a whole byte. */
+/* One row of a group format: codes (one byte each) packed or unpacked, `bits` bits each, little-endian, each group
+ * of at most `group` codes starting at a whole byte. */
 void codes_pack(int bits, int64_t length, int64_t group, const unsigned char *codes, unsigned char *packed);
 void codes_unpack(int bits, int64_t length, int64_t group, const unsigned char *packed, unsigned char *codes);
 
-/* One row of a group format written into the payload of tensor: codes [length] one byte each, scale [groups] f16, zero
- * [groups]: the zero points (int), the f16 minima (min), or NULL (none). */
+/* One row of a group format written into the payload of tensor: codes [length] one byte each, scale [groups] f16,
+ * zero [groups]: the zero points (int), the f16 minima (min), or NULL (none). */
 void tensor_put_codes(struct tensor *tensor, int64_t row, const unsigned char *codes, const uint16_t *scale,
                       const uint16_t *zero);
 

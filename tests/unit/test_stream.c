@@ -17,7 +17,8 @@
 
 static char message[2048];
 
-/* A small stream with a file, a matrix, a two-core operator with a packed core, and a record of a kind from the future. */
+/* A small stream with a file, a matrix, a two-core operator with a packed core, and a record of a kind from the
+ * future. */
 static struct text make_stream(void)
 {
     struct writer writer;
@@ -270,7 +271,8 @@ static void test_keys_twice_and_odd_types(void)
     assert_null(pack_read("\x81\xa1" "a\xcb\x7f\xf0\x00\x00\x00\x00\x00\x00", 12, &reason));
 }
 
-/* Through a reader and a writer nothing changes, unknown kinds included, but for pads where the header has another length. */
+/* Through a reader and a writer nothing changes, unknown kinds included, but for pads where the header has another
+ * length. */
 static void test_pass_through(void)
 {
     struct text bytes = make_stream(), again = {0};

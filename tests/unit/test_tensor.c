@@ -113,7 +113,8 @@ static void test_sizes(void)
     assert_int_equal(dtype_payload(dtype, 1, (int64_t[]){INT64_MAX}), -1);
 }
 
-/* |w - w'| <= scale / 2 for each element (none: scale, at the end that has one code less), by any number of threads. */
+/* |w - w'| <= scale / 2 for each element (none: scale, at the end that has one code less), by any number of
+ * threads. */
 static void check_rounding(struct dtype dtype, const float *values, int64_t rows, int64_t length)
 {
     struct tensor tensor = tensor_new(DTYPE(F32), 2, (int64_t[]){rows, length});
@@ -133,7 +134,8 @@ static void check_rounding(struct dtype dtype, const float *values, int64_t rows
 
             for (int64_t j = 0; j < length; j++)
                 largest = fmax(largest, fabs(values[r * length + j]));
-            /* half a step; the f16 rounding of scale and minimum shifts the ends of the range; int rounds its zero point */
+            /* half a step; the f16 rounding of scale and minimum shifts the ends of the range; int rounds its zero
+             * point */
             CHECK_AT_MOST(fabs(value - back[r * length + i]),
                           step * (dtype.zero == ZERO_MIN ? 0.5 : 1.0) + largest * 0x1p-10 + 6e-8 * (1 << dtype.bits), "rounding error");
         }
