@@ -16,21 +16,23 @@ MAKEFLAGS += --no-builtin-rules --no-builtin-variables
 
 all: build
 
+# Variables of the call: `make R=DIR`. Most are set with `:=`, so the environment doesn't reach them: a stray B or MODEL in it
+# must not decide what is removed or built.
 #: compiler
 CC := gcc
 AR := ar
 #: 1: build with the address and undefined-behaviour sanitizers, in a place of its own
-SAN ?=
+SAN :=
 #: where objects go
-B ?= build$(if $(SAN),/asan)
+B := build$(if $(SAN),/asan)
 #: where programs go
-BIN ?= $(if $(SAN),$B/bin,bin)
+BIN := $(if $(SAN),$B/bin,bin)
 #: optimisation
 CFLAGS := -O3 -g -pthread
 #: 1: show commands
-V ?=
+V :=
 #: make check REQUIRE=cuda: a test that is skipped for want of that is a failure
-REQUIRE ?=
+REQUIRE :=
 
 , := ,
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
@@ -55,6 +57,13 @@ say = $(if $(V)$(findstring n,$(firstword -$(MAKEFLAGS))),,@printf '  %-7s %s\n'
 changed = $(if $(call same,$(strip $(file < $1)),$(strip $2)),,FORCE)
 same = $(if $(subst x$1,,x$2)$(subst x$2,,x$1),,yes)
 FORCE:
+
+# Paths that targets and sentences are made of: no character that make or the shell would read in a way of its own.
+unsafe := ' " ` \ $$ % : ; & | < > ( ) * ? [ ] { } ~ \#
+safe = $(if $(or $(filter-out 1,$(words x$(value $1)x)),$(strip $(foreach c,$(unsafe),$(findstring $c,$(value $1))))), \
+       $(error $1 is [$(value $1)]: make can't take paths with spaces, quotes or $(filter-out ' " `,$(unsafe)); use a link))
+$(foreach path,B BIN R MODEL SMOLLM2 GRANITE,$(call safe,$(path)))
+$(foreach path,B BIN R,$(if $(filter command,$(origin $(path))),$(if $($(path)),,$(error $(path) is empty))))
 
 # Targets with a meaning of their own; fragments add theirs.
 TARGETS := all build check check-oracles check-slow bench lint clean help
@@ -126,7 +135,7 @@ lint: $B/needs-lint
 
 #: remove what was built; what pipelines made in $R stays
 clean:
-	rm -rf $B $(if $(filter bin,$(BIN)),bin,$(BIN))
+	rm -rf $B $(if $(filter bin $B/%,$(BIN)),$(BIN),$(PROGRAMS:%=$(BIN)/%))
 
 #: this text
 help:

@@ -58,6 +58,12 @@ static int64_t parse_size(const char *value)
 
 static void check_options(void)
 {
+    int standard = 0;
+
+    for (size_t i = 0; i < options.n_input; i++)
+        standard += !strcmp(options.input[i], "-");
+    if (standard > 1)
+        die(EX_USAGE, "standard input can be one of the streams only");
     if (!options.output)
         die(EX_USAGE, "-o DIR is missing");
     if (!strcmp(options.output, "-"))

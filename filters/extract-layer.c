@@ -1,6 +1,7 @@
 /* extract-layer - turn a model into a tensor stream, whole or in part. */
 #include "base/error.h"
 #include "base/options.h"
+#include "base/progress.h"
 #include "files/source.h"
 #include "model/config.h"
 
@@ -128,6 +129,7 @@ static int pass_records(struct source *source, struct writer *writer)
 
     while (!(rc = source_next(source, &record)) && record.kind != RECORD_END) {
         if (wanted(&record, &block)) {
+            progress_step(record.name);
             passed++;
             if (block >= 0 && block < LAYER_MOST)
                 found[block] = true;
@@ -153,8 +155,11 @@ int main(int argc, char **argv)
     if ((rc = source_open(&source, options.input)) || (rc = check_layers(source.config, source.name)))
         goto done;
     history = source_history(&source);
-    if (!(rc = writer_open(&writer, common_options.output, source.config, history)))
+    if (!(rc = writer_open(&writer, common_options.output, source.config, history))) {
+        progress_start("extracting", source.is_model ? (int64_t)source.model.n_item : 0);
         rc = pass_records(&source, &writer);
+        progress_stop();
+    }
 done:
     json_drop(history);
     writer_close(&writer);

@@ -60,8 +60,7 @@ static int change(void *context, struct operator *op)
 
     (void)context;
     dtype_parse(dtypes[options.dtype], &dtype);
-    operator_contract(op, dtype);
-    return EX_OK;
+    return operator_contract(op, dtype);
 }
 
 int main(int argc, char **argv)

@@ -6,6 +6,7 @@
 #include "fit/round.h"
 #include "operator/filter.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { KEY_GROUP = 1, KEY_ZERO, KEY_PLAN, KEY_INVERSE, KEY_DTYPE, KEY_EMBEDDING };
@@ -144,6 +145,12 @@ static bool wants(void *context, const struct record *record)
                            : format_of(record->name, &dtype);
 }
 
+/* What became of all weights. */
+static struct {
+    struct round_error error;
+    int64_t weights, packed, before, after;
+} sums;
+
 static int pack_core(struct tensor *core, struct dtype dtype, const char *name)
 {
     int64_t bytes = dtype_payload(dtype, core->rank, core->shape);
@@ -156,11 +163,12 @@ static int pack_core(struct tensor *core, struct dtype dtype, const char *name)
         inform("'%s': %lld bytes packed against %lld, kept", name, (long long)bytes, (long long)core->bytes);
         return EX_OK;
     }
-    return round_nearest(core, dtype, name);
+    return round_nearest(core, dtype, name, &sums.error);
 }
 
 static int change(void *context, struct operator *op)
 {
+    int64_t before = operator_bytes(op);
     struct dtype dtype;
     int rc = EX_OK;
 
@@ -176,9 +184,27 @@ static int change(void *context, struct operator *op)
             if (!options.inverse)
                 rc = pack_core(core, dtype, op->name);
             else if (core->dtype.kind == DTYPE_GROUP)
-                round_inverse(core, dtype);
+                rc = round_inverse(core, dtype, op->name);
         }
+    sums.weights++;
+    sums.packed += operator_bytes(op) != before;
+    sums.before += before;
+    sums.after += operator_bytes(op);
     return rc;
+}
+
+static void report(void)
+{
+    if (!sums.weights)
+        note("no weight matches: nothing was %s", options.inverse ? "unpacked" : "packed");
+    else if (options.inverse)
+        note("%lld of %lld weights unpacked, %lld bytes of %lld", (long long)sums.packed, (long long)sums.weights,
+             (long long)sums.after, (long long)sums.before);
+    else
+        note("%lld of %lld weights packed%s, %lld bytes of %lld, relative error %.4f", (long long)sums.packed,
+             (long long)sums.weights, options.plan_file || options.embedding_bits != 8 ? ""
+             : ", embedding and head at 8 bits (--embedding-bits)", (long long)sums.after, (long long)sums.before,
+             sums.error.squares == 0 ? 0 : sqrt(sums.error.squares / sums.error.norm));
 }
 
 static struct json *history_options(void)
@@ -209,12 +235,10 @@ int main(int argc, char **argv)
     options_parse(&program, argc, argv);
     if (options.plan_file && (rc = plan_read(&options.plan, options.plan_file)))
         return rc;
-    if (!options.inverse && !options.plan_file && options.embedding_bits != KEEP
-        && options.embedding_bits != options.bits)
-        note("embedding and head at %d bits, the rest at %d (--embedding-bits changes that)", options.embedding_bits,
-             options.bits);
     rc = filter_run(&(struct filter){.program = program.name, .input = options.input, .doing = "packing",
                                      .options = history_options(), .wants = wants, .change = change});
+    if (!rc)
+        report();
     plan_free(&options.plan);
     return rc;
 }

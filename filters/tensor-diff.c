@@ -1,6 +1,5 @@
 /* tensor-diff - compare the weights of two models or streams. */
 #include "base/error.h"
-#include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/options.h"
@@ -80,7 +79,7 @@ struct side {
 
 static struct {
     struct json *tensors;
-    double norm, squares;
+    struct difference all;       /* norm and squares of all tensors */
     int64_t same, different;
 } report;
 
@@ -107,13 +106,27 @@ static void tell(const char *name, const char *verdict, struct json *details)
         printf("%-56s %s\n", name, verdict);
 }
 
+static struct json *difference_json(const struct difference *d, int64_t columns)
+{
+    struct json *entry = json_make_object(), *at = json_make_array();
+
+    json_append(at, json_make_int(d->worst / columns));
+    json_append(at, json_make_int(d->worst % columns));
+    json_put(entry, "error", json_make_number(difference_error(d)));
+    json_put(entry, "norm", json_make_number(sqrt(d->norm)));
+    json_put(entry, "difference", json_make_number(sqrt(d->squares)));
+    json_put(entry, "unequal", json_make_int(d->unequal));
+    json_put(entry, "worst", at);
+    return entry;
+}
+
 static void tell_difference(const char *name, const struct difference *d, int64_t columns)
 {
     double error = difference_error(d);
-    bool same = error <= options.tolerance;
+    bool same = !d->unequal || (isfinite(d->norm) && error <= options.tolerance);
 
-    report.norm += d->norm;
-    report.squares += d->squares;
+    report.all.norm += d->norm;
+    report.all.squares += d->squares;
     report.same += same;
     report.different += !same;
     if (!options.json) {
@@ -122,16 +135,7 @@ static void tell_difference(const char *name, const struct difference *d, int64_
                    (long long)(d->worst % columns), (double)d->worst_a, (double)d->worst_b);
         return;
     }
-    struct json *entry = json_make_object(), *at = json_make_array(), *number = json_make_real(error);
-
-    json_append(at, json_make_int(d->worst / columns));
-    json_append(at, json_make_int(d->worst % columns));
-    json_put(entry, "error", number ? number : json_make_null());
-    json_put(entry, "norm", json_make_real(sqrt(d->norm)));
-    json_put(entry, "difference", (number = json_make_real(sqrt(d->squares))) ? number : json_make_null());
-    json_put(entry, "unequal", json_make_int(d->unequal));
-    json_put(entry, "worst", at);
-    tell(name, same ? "same" : "different", entry);
+    tell(name, same ? "same" : "different", difference_json(d, columns));
 }
 
 static int compare_operators(struct side *a, struct side *b)
@@ -223,8 +227,8 @@ static int compare_next(struct side *a, struct side *b)
 
 static void print_report(void)
 {
-    double error = report.squares == 0 ? 0 : sqrt(report.squares / report.norm);
-    struct json *object, *number;
+    double error = difference_error(&report.all);
+    struct json *object;
     char *text;
 
     if (!options.json) {
@@ -235,7 +239,7 @@ static void print_report(void)
     object = json_make_object();
     json_put(object, "same", json_make_int(report.same));
     json_put(object, "different", json_make_int(report.different));
-    json_put(object, "error", (number = json_make_real(error)) ? number : json_make_null());
+    json_put(object, "error", json_make_number(error));
     json_put(object, "tensors", json_keep(report.tensors));
     text = json_write(object, 1);
     puts(text);
@@ -264,7 +268,5 @@ int main(int argc, char **argv)
     record_free(&b.record);
     source_close(&a.source);
     source_close(&b.source);
-    if (!rc)
-        rc = stdout_close();
     return rc ? rc : report.different ? DIFFERENT : SAME;
 }

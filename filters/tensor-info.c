@@ -1,9 +1,9 @@
 /* tensor-info - list a model or stream: names, shapes, types, operators, bytes, history. */
 #include "base/error.h"
-#include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/options.h"
+#include "base/progress.h"
 #include "files/source.h"
 #include "operator/summary.h"
 
@@ -88,9 +88,14 @@ int main(int argc, char **argv)
     int rc;
 
     options_parse(&program, argc, argv);
-    if (!(rc = source_open(&source, options.input)) && !(rc = summary_take(&summary, &source, options.verify))) {
+    if (!(rc = source_open(&source, options.input))) {
+        progress_start(options.verify ? "verifying" : "reading", 0);
+        rc = summary_take(&summary, &source, options.verify);
+        progress_stop();
+    }
+    if (!rc) {
         if (options.json) {
-            struct json *report = summary_json(&summary);
+            struct json *report = summary_json(&summary, options.summary);
             char *text = json_write(report, 1);
 
             puts(text);
@@ -101,7 +106,5 @@ int main(int argc, char **argv)
     }
     summary_free(&summary);
     source_close(&source);
-    if (!rc)
-        rc = stdout_close();
     return rc;
 }

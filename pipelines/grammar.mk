@@ -3,7 +3,7 @@
 #
 #   sentence        the shell sentence that each layer goes through; where it changes, all is redone
 #   layer-NN.tns    one compressed stream per layer; rest.tns: embedding, final norm, head, companion files
-#   model/          the assembled model
+#   model/          the assembled model; files lists what it consists of, so that a file that goes missing is noticed
 #   report.json     sizes and errors of all tensors, counted and measured on that model
 #
 # One file per layer and not per step: the steps of a layer cost seconds, so they are piped. A killed make goes on with the
@@ -14,7 +14,7 @@ LAUNCH ?=
 #: how many sentences run at once (default: as many as processors, fewer where memory is short)
 SLOTS ?=
 #: threads per program; slots, as many as processors, already run side by side
-THREADS ?= 1
+THREADS := 1
 
 # A step is a name, N for a whole number, and what it adds to the sentence with $1 for the number. A step without `|` is an
 # option of the program before it. `make help` lists what stands behind `# :`.
@@ -27,6 +27,18 @@ step.zint = --zero int# : behind qN: integer zero points
 step.zmin = --zero min# : behind qN: a minimum per group
 step.znone = --zero none# : behind qN: symmetric
 
+# The numbers that N can be, where it can't be just any; and the steps that an option's step must stand behind.
+numbers.qN := 2 3 4 5 6 8
+behind.sitesN := chiN keepN
+behind.gN := qN
+behind.zint := qN
+behind.zmin := qN
+behind.znone := qN
+
+# Matrices that are cut or packed already stay as they are: behind these programs, a program would do nothing.
+idle_behind.mpo-decompose := mpo-decompose quantize
+idle_behind.quantize := quantize
+
 # Any other step PLAN is a file: what it says about matrices by name goes to the programs it has keys for.
 plan = pipelines/plans/$1.plan
 plan_step = $(if $(call plan_has,$1,chi|keep|tolerance),| mpo-decompose --plan $(call plan,$1)) \
@@ -34,21 +46,37 @@ plan_step = $(if $(call plan_has,$1,chi|keep|tolerance),| mpo-decompose --plan $
 plan_has = $(shell grep -E '^[^#]*[[:space:]]($2)=' $(call plan,$1))
 
 STEPS := $(patsubst step.%,%,$(filter step.%,$(.VARIABLES)))
-PLANS := $(patsubst pipelines/plans/%.plan,%,$(wildcard pipelines/plans/*.plan))
+PLANS := $(foreach p,$(patsubst pipelines/plans/%.plan,%,$(wildcard pipelines/plans/*.plan)),$(if $(findstring -,$p),,$p))
 
 # chi100 is of kind chi, its number is 100, its entry step.chiN; seed is of kind seed and has no number.
 kind = $(subst 0,,$(subst 1,,$(subst 2,,$(subst 3,,$(subst 4,,$(subst 5,,$(subst 6,,$(subst 7,,$(subst 8,,$(subst 9,,$1))))))))))
 number = $(1:$(call kind,$1)%=%)
 entry = $(filter $(call kind,$1)$(if $(call number,$1),N),$(if $(filter $(call kind,$1)$(call number,$1),$1),$(STEPS)))
-step = $(if $(call entry,$1),$(call step.$(call entry,$1),$(call number,$1)),$(if $(filter $1,$(PLANS)),$(call plan_step,$1),\
-       $(error unknown step '$1'; the steps are: $(sort $(STEPS) $(PLANS)))))
+step = $(if $(call entry,$1),$(call number_checked,$1)$(call step.$(call entry,$1),$(call number,$1)),$(if $(filter $1,$(PLANS)),\
+       $(call plan_step,$1),$(error unknown step '$1'; the steps are: $(sort $(STEPS) $(PLANS)))))
+number_checked = $(if $(filter 0%,$(call number,$1)),$(error step '$1': numbers begin at 1 and have no zeros in front))$(if \
+       $(or $(filter $(call number,$1),$(numbers.$(call entry,$1))),$(if $(numbers.$(call entry,$1)),,any)),,$(error \
+       step '$1': N is one of $(numbers.$(call entry,$1))))
+
+# The sentence of STEP-STEP..., built up step by step: $1 is the sentence so far, $2 the step that its last program came from,
+# $3 the steps that are left, $4 what the first of them adds.
+sentence = $(if $(findstring --,-$1-),$(error there is an empty step in '-$1'))$(strip \
+           $(call walk,,,$(subst -, ,$1)))
+walk = $(if $3,$(call append,$1,$2,$3,$(call step,$(firstword $3))),$1)
+append = $(call $(if $(filter |,$4),check_program,check_option),$1,$2,$(firstword $3),$4)$(call \
+         walk,$1 $4,$(if $(filter |,$4),$(firstword $3),$2),$(wordlist 2,$(words $3),$3))
+check_program = $(if $(filter $(foreach p,$(filter $(PROGRAMS),$4),$(idle_behind.$p)),$1),$(error \
+         step '$3' behind '$2' would do nothing: matrices that are cut or packed already stay as they are))
+check_option = $(if $(filter $(call entry,$2),$(behind.$(call entry,$3))),,$(error \
+         step '$3' must stand behind $(subst $() , or ,$(behind.$(call entry,$3)))$(if $2,$(,) not behind '$2')))$(if \
+         $(filter $(firstword $4),$1),$(error step '$3': '$2' has that option already))
 
 # The parts of a target $R/MODEL/STEPS/PIECE, read from its stem, and the sentence that makes the piece.
 part = $(word $1,$(subst /, ,$*))
 model = $(call part,1)
 steps = $(call part,2)
 layer = $(patsubst 0%,%,$(patsubst layer-%,%,$(call part,3)))
-pipe = $(strip $(foreach s,$(subst -, ,$(steps)),$(call step,$s)))
+pipe = $(call sentence,$(steps))
 source = $(source.$(model))
 ready = $(or $(ready.$(model)),$(source),$(error unknown model '$(model)'; the models are: $(MODELS)))
 programs = $(addprefix $(BIN)/,extract-layer $(filter $(PROGRAMS),$(pipe)))
@@ -72,10 +100,15 @@ $R/%/sentence: $$(call changed,$$@,extract-layer $$(source) $$(pipe))
 $R/%.tns: $R/$$(model)/$$(steps)/sentence $$(ready) $$(programs) $$(plans)
 	$(call say,PIPE,$@)$(call RUN,extract-layer $(source) --layer $(layer) $(call with_options,$(pipe)) -o $@)
 
-$R/%/model/config.json: $$(addprefix $R/$$*/,$$(addsuffix .tns,$$(call pieces,$$(model)))) $(BIN)/assemble
+# Make sees a model by its config.json; files tells it what else must be there.
+lost = $(if $(filter-out $(notdir $(wildcard $R/$1/model/*)),$(file < $R/$1/files)),FORCE)
+$R/%/model/config.json: $$(addprefix $R/$$*/,$$(addsuffix .tns,$$(call pieces,$$(model)))) $(BIN)/assemble $$(call lost,$$*)
 	$(call say,JOIN,$(@D))$(call RUN,assemble $(options) --force $(filter %.tns,$^) -o $(@D))
 
-$R/%/report.json: $R/%/model/config.json $(BIN)/tensor-info $(BIN)/tensor-diff pipelines/measure
+$R/%/files: $R/%/model/config.json
+	@ls $(@D)/model > $@.part && mv $@.part $@
+
+$R/%/report.json: $R/%/model/config.json $R/%/files $(BIN)/tensor-info $(BIN)/tensor-diff pipelines/measure
 	$(call say,MEASURE,$@)$(call RUN,pipelines/measure --threads $(THREADS) $(source) $(@D)/model -o $@)
 
 define sentences_of
@@ -87,17 +120,21 @@ $(foreach m,$(MODELS),$(eval $(call sentences_of,$m)))
 # Files that make finds only by chaining pattern rules are intermediate to it: it would delete them at the end, and not miss
 # them once deleted. PRECIOUS keeps them; naming them as prerequisites of something makes it miss them. So the files of all
 # sentences asked for are named here: of goals MODEL-STEPS, of goals in $R/MODEL/STEPS/, and of what a graph adds to SENTENCES.
-.PRECIOUS: $R/%/sentence $R/%.tns $R/%/model/config.json $R/%/report.json
+.PRECIOUS: $R/%/sentence $R/%.tns $R/%/model/config.json $R/%/files $R/%/report.json
 SENTENCES ?=
 goals = $(MAKECMDGOALS) $(SENTENCES)
 runs := $(sort $(foreach m,$(MODELS),$(patsubst $m-%,$m/%,$(filter $m-%,$(goals)))) \
-               $(foreach g,$(patsubst $R/%,%,$(filter $R/%,$(goals))),$(word 1,$(subst /, ,$g))/$(word 2,$(subst /, ,$g))))
+               $(foreach g,$(patsubst $R/%,%,$(filter $R/%,$(goals))),$(if $(word 3,$(subst /, ,$g)),\
+                 $(word 1,$(subst /, ,$g))/$(word 2,$(subst /, ,$g)))))
+# Each is read once before anything is done, so that a wrong one is refused.
+$(foreach r,$(runs),$(if $(call sentence,$(patsubst $(firstword $(subst /, ,$r))/%,%,$r)),))
 named: $(foreach r,$(runs),$(addprefix $R/$r/,sentence $(addsuffix .tns,$(call pieces,$(firstword $(subst /, ,$r)))) \
-                                                   model/config.json report.json))
+                                                   model/config.json files report.json))
 
 # A goal that looks like a sentence but starts with no known model is refused by name.
 $(foreach g,$(filter-out $(TARGETS) $(MODELS:=-%),$(MAKECMDGOALS)),$(if $(findstring -,$(filter-out %/,$(subst /,/ ,$g))),$(if \
-  $(findstring /,$g),,$(error unknown model '$(firstword $(subst -, ,$g))' in '$g'; the models are: $(MODELS) (my: with MODEL=PATH)))))
+  $(findstring /,$g),,$(error unknown model '$(firstword $(subst -, ,$g))' in '$g'; \
+  the models are: $(MODELS) (my: with MODEL=PATH behind make)))))
 
 define help_sentences
 echo; echo 'Sentences: MODEL-STEP-STEP..., applied from left to right, for example smollm2-chi100-q8; files in $R/MODEL/STEPS/'; \

@@ -9,14 +9,19 @@ libexec := $(PREFIX)/libexec/lapidary
 share := $(PREFIX)/share
 
 TARGETS += man install uninstall
-MAN := $(PROGRAMS:%=$B/man/lapidary-%.1)
+MAN := $B/man/lapidary.1 $(PROGRAMS:%=$B/man/lapidary-%.1)
 #: manual pages, made from --help by help2man
 man: $(MAN)
 
-$(MAN): $B/man/lapidary-%.1: $(BIN)/% | $B/needs-install
+help2man = LAPIDARY_PROGRAMS='$(abspath $(BIN))' help2man --no-info --section 1 --output $@ $1 $<
+
+$B/man/lapidary-%.1: $(BIN)/% pipelines/lapidary.h2m | $B/needs-install
 	@mkdir -p $(@D)
-	$(call say,MAN,$@)help2man --no-info --section 1 --output $@ \
-	    --name "$$($< --help | sed -n '2{s/\.$$//;p}')" $<
+	$(call say,MAN,$@)$(call help2man,--include pipelines/lapidary.h2m --name "$$($< --help | sed -n '2{s/\.$$//;p}')")
+
+$B/man/lapidary.1: pipelines/lapidary $(PROGRAMS:%=$(BIN)/%) | $B/needs-install
+	@mkdir -p $(@D)
+	$(call say,MAN,$@)$(call help2man,--name 'compress language models with tensor networks')
 
 #: install programs, manual pages, completion and the stream format under $(DESTDIR)$(PREFIX)
 install: build man
@@ -31,5 +36,5 @@ install: build man
 #: remove what install put there
 uninstall:
 	rm -rf '$(DESTDIR)$(libexec)' '$(DESTDIR)$(share)/doc/lapidary'
-	rm -f '$(DESTDIR)$(PREFIX)/bin/lapidary' '$(DESTDIR)$(share)/man/man1/lapidary-'*.1 \
+	rm -f '$(DESTDIR)$(PREFIX)/bin/lapidary' '$(DESTDIR)$(share)/man/man1/lapidary'{,-*}.1 \
 	    '$(DESTDIR)$(share)/bash-completion/completions/lapidary'

@@ -42,6 +42,9 @@ static void say(const char *format, va_list args)
         used = (int)sizeof text - 1;
     if (length && format[length - 1] == ':')
         snprintf(text + used, sizeof text - (size_t)used, " %s", strerror(error));
+    for (char *c = text; *c; c++)        /* names and paths may hold line feeds and worse: one message is one line */
+        if ((unsigned char)*c < ' ' || *c == 127)
+            *c = '?';
     if (captured)
         snprintf(captured, captured_size, "%s", text);
     else

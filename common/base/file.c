@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 int file_open(const char *path, int *fd, int64_t *size)
@@ -88,7 +90,7 @@ char *file_join(const char *directory, const char *name)
     return xasprintf("%s/%s", directory, name);
 }
 
-static char *directory_of(const char *path)
+char *file_directory(const char *path)
 {
     char *copy = xstrdup(path), *name = xstrdup(dirname(copy));
 
@@ -96,21 +98,43 @@ static char *directory_of(const char *path)
     return name;
 }
 
+/* True where the locked file is still the one at part: another writer may have published it meanwhile. */
+static bool still_there(const struct output *output)
+{
+    struct stat here, there;
+
+    return !fstat(output->fd, &here) && !lstat(output->part, &there) && here.st_ino == there.st_ino
+        && here.st_dev == there.st_dev;
+}
+
+static int lock_part(struct output *output)
+{
+    for (;;) {
+        output->fd = open(output->part, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+        if (output->fd < 0)
+            return fail(EX_CANTCREAT, "cannot create '%s':", output->path);
+        if (flock(output->fd, LOCK_EX | LOCK_NB)) {
+            close(output->fd);           /* not ours to remove */
+            output->fd = -1;
+            return fail(EX_CANTCREAT, "cannot create '%s': another process is writing it", output->path);
+        }
+        if (still_there(output))
+            return EX_OK;
+        close(output->fd);
+    }
+}
+
 static int open_part(struct output *output)
 {
-    char *directory = directory_of(output->path), *name = file_basename(output->path);
-    int rc = EX_OK;
+    char *directory = file_directory(output->path), *name = file_basename(output->path);
+    int rc;
 
     output->part = xasprintf("%s/.%s.part", directory, name);
-    output->fd = open(output->part, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    if (output->fd < 0)
-        rc = fail(EX_CANTCREAT, "cannot create '%s':", output->path);
-    else if (flock(output->fd, LOCK_EX | LOCK_NB)) {
-        rc = fail(EX_CANTCREAT, "cannot create '%s': another process is writing it", output->path);
-        close(output->fd);       /* not ours to remove */
-        output->fd = -1;
-    } else if (ftruncate(output->fd, 0))
-        rc = fail(EX_IOERR, "cannot write '%s':", output->path);
+    if (!(rc = lock_part(output))) {
+        file_fleeting(output->part);
+        if (ftruncate(output->fd, 0))
+            rc = fail(EX_IOERR, "cannot write '%s':", output->path);
+    }
     free(directory);
     free(name);
     return rc;
@@ -119,6 +143,7 @@ static int open_part(struct output *output)
 int output_open(struct output *output, const char *path, bool binary)
 {
     struct stat about;
+    char *target;
 
     *output = (struct output){.fd = -1};
     if (!path || !strcmp(path, "-")) {
@@ -127,7 +152,10 @@ int output_open(struct output *output, const char *path, bool binary)
         output->fd = STDOUT_FILENO;
         return EX_OK;
     }
-    output->path = xstrdup(path);
+    if (!*path || path[strlen(path) - 1] == '/')
+        return fail(EX_CANTCREAT, "cannot create '%s': not a name for a file", path);
+    target = lstat(path, &about) || !S_ISLNK(about.st_mode) ? NULL : realpath(path, NULL);
+    output->path = target ? target : xstrdup(path);
     if (stat(path, &about) || S_ISREG(about.st_mode))
         return open_part(output);
     output->fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -139,29 +167,26 @@ static const char *output_name(const struct output *output)
     return output->path ? output->path : "standard output";
 }
 
-int output_write(struct output *output, const void *data, size_t size)
+int file_write(int fd, const char *path, const void *data, size_t size)
 {
     const char *from = data;
 
     while (size) {
-        ssize_t put = write(output->fd, from, size);
+        ssize_t put = write(fd, from, size);
 
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0)
-            return fail(EX_IOERR, "cannot write '%s':", output_name(output));
+            return fail(EX_IOERR, "cannot write '%s':", path);
         from += put;
         size -= (size_t)put;
-        output->written += put;
     }
     return EX_OK;
 }
 
-int stdout_close(void)
+int output_write(struct output *output, const void *data, size_t size)
 {
-    bool bad = ferror(stdout);
-
-    return fclose(stdout) || bad ? fail(EX_IOERR, "cannot write 'standard output':") : EX_OK;
+    return file_write(output->fd, output_name(output), data, size);
 }
 
 int directory_sync(const char *path)
@@ -184,9 +209,10 @@ int output_commit(struct output *output)
     if (output->part && rename(output->part, output->path))
         return fail(EX_CANTCREAT, "cannot rename '%s' to '%s':", output->part, output->path);
     if (output->part) {
-        directory = directory_of(output->path);
+        directory = file_directory(output->path);
         rc = directory_sync(directory);
         free(directory);
+        file_lasting(output->part);
         free(output->part);
         output->part = NULL;
     }
@@ -198,8 +224,10 @@ int output_commit(struct output *output)
 
 void output_close(struct output *output)
 {
-    if (output->fd >= 0 && output->part)
+    if (output->fd >= 0 && output->part) {
         unlink(output->part);
+        file_lasting(output->part);
+    }
     if (output->fd >= 0 && output->path)
         close(output->fd);
     free(output->part);
@@ -207,16 +235,104 @@ void output_close(struct output *output)
     *output = (struct output){.fd = -1};
 }
 
-int directory_remove(const char *path)
+int directory_empty(const char *path)
 {
     DIR *directory = opendir(path);
     struct dirent *entry;
+    int rc = EX_OK;
 
     if (!directory)
-        return errno == ENOENT ? EX_OK : fail(EX_CANTCREAT, "cannot remove '%s':", path);
-    while ((entry = readdir(directory)))
-        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-            unlinkat(dirfd(directory), entry->d_name, 0);
+        return errno == ENOENT ? EX_OK : fail(EX_CANTCREAT, "cannot open '%s':", path);
+    while (!rc && (entry = readdir(directory)))
+        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") && unlinkat(dirfd(directory), entry->d_name, 0))
+            rc = fail(EX_CANTCREAT, "cannot remove '%s/%s':", path, entry->d_name);
     closedir(directory);
-    return rmdir(path) ? fail(EX_CANTCREAT, "cannot remove '%s':", path) : EX_OK;
+    return rc;
+}
+
+int directory_remove(const char *path)
+{
+    int rc = directory_empty(path);
+
+    return rc || !rmdir(path) || errno == ENOENT ? rc : fail(EX_CANTCREAT, "cannot remove '%s':", path);
+}
+
+/* Written by the program, read by the signal handler: an entry is set before it counts, and signals wait
+ * meanwhile. */
+static struct {
+    char *path[64];
+    int count;
+} fleeting;
+
+/* directory_remove() with system calls only, as a signal handler must. */
+static void sweep(const char *path)
+{
+    _Alignas(struct dirent64) char buffer[4096];
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    long got;
+
+    while (fd >= 0 && (got = syscall(SYS_getdents64, fd, buffer, sizeof buffer)) > 0)
+        for (long at = 0; at < got;) {
+            const struct dirent64 *entry = (const void *)(buffer + at);
+
+            unlinkat(fd, entry->d_name, 0);      /* fails for . and .. */
+            at += entry->d_reclen;
+        }
+    if (fd >= 0)
+        close(fd);
+    rmdir(path);
+}
+
+static void remove_fleeting(int signal)
+{
+    for (int i = fleeting.count - 1; i >= 0; i--)
+        if (unlink(fleeting.path[i]) && errno == EISDIR)
+            sweep(fleeting.path[i]);
+    raise(signal);                       /* with the default action again, by SA_RESETHAND */
+}
+
+static const int deadly[] = {SIGINT, SIGTERM, SIGHUP};
+
+enum { N_DEADLY = sizeof deadly / sizeof *deadly };
+
+static void hold_signals(int how)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    for (int i = 0; i < N_DEADLY; i++)
+        sigaddset(&set, deadly[i]);
+    sigprocmask(how, &set, NULL);
+}
+
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = remove_fleeting, .sa_flags = (int)SA_RESETHAND}, old;
+
+    for (int i = 0; i < N_DEADLY; i++)
+        if (!sigaction(deadly[i], NULL, &old) && old.sa_handler == SIG_DFL)
+            sigaction(deadly[i], &action, NULL);
+}
+
+void file_fleeting(const char *path)
+{
+    if (fleeting.count == 0)
+        catch_signals();
+    hold_signals(SIG_BLOCK);
+    if (fleeting.count < (int)(sizeof fleeting.path / sizeof *fleeting.path))
+        fleeting.path[fleeting.count++] = xstrdup(path);
+    hold_signals(SIG_UNBLOCK);
+}
+
+void file_lasting(const char *path)
+{
+    hold_signals(SIG_BLOCK);
+    for (int i = fleeting.count - 1; i >= 0; i--)
+        if (!strcmp(fleeting.path[i], path)) {
+            free(fleeting.path[i]);
+            fleeting.count--;
+            memmove(fleeting.path + i, fleeting.path + i + 1, (size_t)(fleeting.count - i) * sizeof *fleeting.path);
+            break;
+        }
+    hold_signals(SIG_UNBLOCK);
 }

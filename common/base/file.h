@@ -21,6 +21,9 @@ int file_open(const char *path, int *fd, int64_t *size);
 /* The part of a path behind its last '/' (trailing ones ignored); the caller frees. */
 char *file_basename(const char *path);
 
+/* The directory that a path lies in; the caller frees. */
+char *file_directory(const char *path);
+
 /* Joins with '/'; the caller frees. */
 char *file_join(const char *directory, const char *name);
 
@@ -30,14 +33,22 @@ char *file_join(const char *directory, const char *name);
 struct output {
     int fd;
     char *path, *part;       /* part is NULL where the output is written in place */
-    int64_t written;         /* bytes so far */
 };
 
-/* EX_CANTCREAT after a message. Binary output to a terminal is refused where binary is set (EX_USAGE). */
+/* EX_CANTCREAT after a message. A link is followed: what it points to is replaced. Binary output to a terminal is
+ * refused where binary is set (EX_USAGE). */
 int output_open(struct output *output, const char *path, bool binary);
 
 /* Writes all. EX_IOERR after a message. */
 int output_write(struct output *output, const void *data, size_t size);
+
+/* Writes all of it to fd; path is for the message. EX_IOERR. */
+int file_write(int fd, const char *path, const void *data, size_t size);
+
+/* A file, or a directory of files, that is to vanish if the program is stopped by a signal (INT, TERM, HUP) before
+ * file_lasting() takes it off the list. Paths are copied. */
+void file_fleeting(const char *path);
+void file_lasting(const char *path);
 
 /* Flushes to the disk (fsync), renames into place, closes. EX_IOERR, EX_CANTCREAT after a message; then nothing is
  * left. */
@@ -46,15 +57,13 @@ int output_commit(struct output *output);
 /* Closes; removes what was not committed. */
 void output_close(struct output *output);
 
-/* Ends text on standard output: what was printed must have arrived. EX_IOERR after a message. (On a full device an
- * error shows up in ferror or only in fclose, by how much was printed.) */
-int stdout_close(void);
-
 /* fsync of a directory, so that a rename in it survives a crash. */
 int directory_sync(const char *path);
 
-/* Removes a directory with the plain files in it (no subdirectories); absent is fine. EX_CANTCREAT after a
- * message. */
+/* Removes the plain files in a directory; absent is fine. EX_CANTCREAT after a message. */
+int directory_empty(const char *path);
+
+/* The same, and the directory. */
 int directory_remove(const char *path);
 
 #endif

@@ -68,6 +68,10 @@ static void write_value(struct text *out, const json_t *value, int indent, int l
 {
     const char *separator = "";
 
+    if (!value) {
+        text_format(out, "null");
+        return;
+    }
     switch (json_typeof(value)) {
     case JSON_OBJECT:
         text_append(out, "{", 1);
@@ -167,9 +171,16 @@ struct json *json_make_real(double value)
     return isfinite(value) ? made(json_real(value)) : NULL;
 }
 
+struct json *json_make_number(double value)
+{
+    return isfinite(value) ? made(json_real(value)) : json_make_null();
+}
+
 struct json *json_make_string(const char *text)
 {
-    return WRAP(json_string(text));
+    json_t *value = json_string(text);
+
+    return made(value ? value : json_string("?"));
 }
 
 struct json *json_make_stringn(const char *text, size_t length)
@@ -288,9 +299,4 @@ void json_append(struct json *array, struct json *value)
 {
     if (json_array_append_new(UNWRAP(array), UNWRAP(value)))
         die(EX_SOFTWARE, "cannot add to a JSON array");
-}
-
-void json_remove(struct json *object, const char *key)
-{
-    json_object_del(UNWRAP(object), key);
 }

@@ -34,8 +34,9 @@ struct json *json_make_null(void);
 struct json *json_make_bool(bool value);
 struct json *json_make_int(int64_t value);
 struct json *json_make_real(double value);           /* NULL where value isn't finite */
-struct json *json_make_string(const char *text);     /* NULL where text isn't UTF-8 */
-struct json *json_make_stringn(const char *text, size_t length);
+struct json *json_make_number(double value);         /* null where value isn't finite */
+struct json *json_make_string(const char *text);     /* "?" where text isn't UTF-8, as paths may be */
+struct json *json_make_stringn(const char *text, size_t length);     /* NULL where text isn't UTF-8 */
 struct json *json_make_array(void);
 struct json *json_make_object(void);
 struct json *json_make_strings(const char *const *text, int count);
@@ -63,6 +64,5 @@ size_t json_as_length(const struct json *value);                                
 /* Adds; value is stolen, also where it fails (only out of memory or NULL, which is our bug: exit 70). */
 void json_put(struct json *object, const char *key, struct json *value);
 void json_append(struct json *array, struct json *value);
-void json_remove(struct json *object, const char *key);
 
 #endif

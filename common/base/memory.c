@@ -1,11 +1,13 @@
 /* memory.c - checked allocators and the growing string. */
 #include "base/memory.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static void *checked(void *block, size_t count, size_t size)
 {
@@ -56,15 +58,24 @@ char *xasprintf(const char *format, ...)
     return checked(text, 1, strlen(format));
 }
 
-/* From this size on a block asks for huge pages, which come with fewer faults; a kernel without them ignores it. */
+/* From this size on a block is a mapping of its own and asks for huge pages, which come with fewer faults; a kernel without
+ * them ignores it. */
 enum { LARGE = 2 << 20 };
+
+/* Left to itself the C library raises that size as blocks are freed, and then large aligned blocks riddle its heap: memory
+ * that was freed stays resident. */
+__attribute__((constructor)) static void map_large_blocks(void)
+{
+    mallopt(M_MMAP_THRESHOLD, LARGE);
+}
 
 void *xaligned(size_t count, size_t size)
 {
     size_t bytes = 0;
     void *block = NULL;
 
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 64)
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - LARGE
+        || (bytes >= LARGE && bytes / (size_t)sysconf(_SC_PAGESIZE) >= (size_t)sysconf(_SC_PHYS_PAGES)))
         return checked(NULL, count, size);
     bytes = (bytes + 63) / 64 * 64;
     if (posix_memalign(&block, bytes < LARGE ? 64 : LARGE, bytes ? bytes : 64))

@@ -17,7 +17,8 @@ char *xstrdup(const char *text);
 char *xstrndup(const char *text, size_t length);
 char *xasprintf(const char *format, ...) PRINTF_LIKE(1, 2);
 
-/* count * size bytes at a multiple of 64, for payloads and kernels; free() releases them. */
+/* count * size bytes at a multiple of 64, for payloads and kernels; free() releases them. More than the machine's
+ * memory is refused at once: the kernel would promise it, and kill somebody later. */
 void *xaligned(size_t count, size_t size);
 
 /* a * b and a + b for sizes read from files: false where the result would exceed INT64_MAX or an operand is

@@ -5,11 +5,13 @@
 #include "base/parallel.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct common_options common_options;
 
@@ -105,6 +107,27 @@ static void print_version(FILE *stream, struct argp_state *state)
     fprintf(stream, "%s (Lapidary) %s\n", running->name, LAPIDARY_VERSION);
 }
 
+/* Where a standard stream is closed, the next file opened would take its place, and messages would go into it.
+ * What stands in for it fails when it is used. */
+static void occupy_standard_streams(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd)
+            exit(EX_OSERR);
+}
+
+/* What was printed must have arrived, --help and --version included. On a full device an error shows up in ferror
+ * or only in fclose, by how much was printed. */
+static void close_stdout(void)
+{
+    bool bad = ferror(stdout);
+
+    if ((fclose(stdout) && errno != EBADF) || bad) {
+        fail(EX_IOERR, "cannot write 'standard output':");
+        _exit(EX_IOERR);
+    }
+}
+
 void options_parse(const struct program *program, int argc, char **argv)
 {
     struct argp_child children[5] = {{.argp = &general}};
@@ -114,6 +137,8 @@ void options_parse(const struct program *program, int argc, char **argv)
     struct argp argp = {program->table, parse_program, program->operands, doc, children, NULL, NULL};
     error_t error;
 
+    occupy_standard_streams();
+    atexit(close_stdout);
     if (program->common & OPTION_OUTPUT)
         children[n++].argp = &output;
     if (program->common & OPTION_THREADS)

@@ -144,9 +144,10 @@ static void product_clear(struct product *p)
     for (int64_t i = 0; i < p->m; i++)
         for (int64_t j = 0; j < p->n; j++)
             if (p->wide)
-                ((double *)p->c)[i * p->c_stride + j] *= p->beta ? p->beta : 0;
+                ((double *)p->c)[i * p->c_stride + j] = p->beta ? p->beta * ((double *)p->c)[i * p->c_stride + j] : 0;
             else
-                ((float *)p->c)[i * p->c_stride + j] *= (float)p->beta;
+                ((float *)p->c)[i * p->c_stride + j]
+                    = p->beta ? (float)p->beta * ((float *)p->c)[i * p->c_stride + j] : 0;
 }
 
 static void product_run(struct product *p)

@@ -47,7 +47,8 @@ static void reverse_rows(int64_t n, double *g, double *values)
     }
 }
 
-int linalg_eigh(int64_t n, double *g, double *values)
+/* LAPACK's order: ascending, vectors in columns of a column-major matrix. job is 'V' or 'N'. */
+static int eigen(char job, int64_t n, double *g, double *values)
 {
     double ask = 0, *work;
     lapack_int ask_int = 0, *work_int, info, size = (lapack_int)n;
@@ -57,16 +58,38 @@ int linalg_eigh(int64_t n, double *g, double *values)
     /* The size of the workspace is about 2 n^2 and counted in 32 bits. */
     if (n > 30000)
         return fail(EX_SOFTWARE, "cannot find the eigenvalues of a matrix of order %lld: at most 30000", (long long)n);
-    info = LAPACKE_dsyevd_work(LAPACK_COL_MAJOR, 'V', 'L', size, g, size, values, &ask, -1, &ask_int, -1);
+    info = LAPACKE_dsyevd_work(LAPACK_COL_MAJOR, job, 'L', size, g, size, values, &ask, -1, &ask_int, -1);
     assert(info == 0);
     work = xaligned((size_t)ask, sizeof *work);
     work_int = xmallocarray((size_t)ask_int, sizeof *work_int);
-    info = LAPACKE_dsyevd_work(LAPACK_COL_MAJOR, 'V', 'L', size, g, size, values, work, (lapack_int)ask, work_int,
+    info = LAPACKE_dsyevd_work(LAPACK_COL_MAJOR, job, 'L', size, g, size, values, work, (lapack_int)ask, work_int,
                                ask_int);
     free(work);
     free(work_int);
     if (info)
         return fail(EX_SOFTWARE, "the symmetric eigensolver doesn't converge at order %lld", (long long)n);
+    return EX_OK;
+}
+
+int linalg_eigenvalues(int64_t n, double *g, double *values)
+{
+    int rc = eigen('N', n, g, values);
+
+    for (int64_t i = 0; i < n / 2 && !rc; i++) {
+        double swap = values[i];
+
+        values[i] = values[n - 1 - i];
+        values[n - 1 - i] = swap;
+    }
+    return rc;
+}
+
+int linalg_eigh(int64_t n, double *g, double *values)
+{
+    int rc = eigen('V', n, g, values);
+
+    if (rc)
+        return rc;
     reverse_rows(n, g, values);             /* columns of the column-major result are our rows */
     for (int64_t i = 0; i < n; i++)
         scale(g + i * n, n, 1, sign_of(g + i * n, n, 1));

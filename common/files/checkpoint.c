@@ -85,6 +85,10 @@ static int begin_plane(struct checkpoint *checkpoint)
 {
     const struct plane *plane = &checkpoint->plane[checkpoint->next_plane++];
 
+    if (!strncmp(plane->name, SAFETENSORS_FILLER, sizeof SAFETENSORS_FILLER - 1)
+        || !strcmp(plane->name, "__metadata__"))
+        return fail(EX_DATAERR, "cannot write '%s': the name '%s' has a meaning of its own in safetensors files",
+                    checkpoint->staging.path, plane->name);
     if (json_at(checkpoint->where, plane->name))
         return fail(EX_DATAERR, "cannot write '%s': '%s' is the name of two stored tensors", checkpoint->staging.path,
                     plane->name);
@@ -243,8 +247,10 @@ static int write_config(struct checkpoint *checkpoint)
         text_append(came, made, strlen(made));
         free(made);
     }
-    if (strlen(came->data) != came->length || !(config = json_parse(came->data, came->length, DIRECTORY_CONFIG)))
+    if (strlen(came->data) != came->length)
         rc = fail(EX_DATAERR, "cannot write '%s': config.json is not JSON text", checkpoint->staging.path);
+    else if (!(config = json_parse(came->data, came->length, DIRECTORY_CONFIG)))
+        rc = EX_DATAERR;
     else if (checkpoint->options.config && !json_same(config, checkpoint->options.config))
         rc = fail(EX_DATAERR, "cannot write '%s': config.json and the streams' headers tell of different models",
                   checkpoint->staging.path);

@@ -7,22 +7,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-/* The directory that holds path; the caller frees. */
-static char *parent_of(const char *path)
-{
-    char *copy = xstrdup(path), *parent = xstrdup(dirname(copy));
-
-    free(copy);
-    return parent;
-}
 
 /* A directory of plain files, config.json among them, or an empty one: --force is not to empty somebody's home. */
 static bool looks_like_model(const char *path)
@@ -62,23 +52,8 @@ static bool still_there(const struct staging *staging)
 {
     struct stat here, there;
 
-    return !fstat(staging->lock, &here) && !stat(staging->part, &there) && here.st_ino == there.st_ino
+    return !fstat(staging->lock, &here) && !lstat(staging->part, &there) && here.st_ino == there.st_ino
         && here.st_dev == there.st_dev;
-}
-
-/* What a killed program left in the directory. */
-static int empty_part(const struct staging *staging)
-{
-    DIR *directory = opendir(staging->part);
-    struct dirent *entry;
-    int rc = directory ? EX_OK : fail(EX_CANTCREAT, "cannot open '%s':", staging->part);
-
-    while (!rc && (entry = readdir(directory)))
-        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") && unlinkat(dirfd(directory), entry->d_name, 0))
-            rc = fail(EX_CANTCREAT, "cannot remove '%s/%s':", staging->part, entry->d_name);
-    if (directory)
-        closedir(directory);
-    return rc;
 }
 
 static int lock_part(struct staging *staging)
@@ -86,7 +61,7 @@ static int lock_part(struct staging *staging)
     for (;;) {
         if (mkdir(staging->part, 0777) && errno != EEXIST)
             return fail(EX_CANTCREAT, "cannot create '%s':", staging->path);
-        staging->lock = open(staging->part, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        staging->lock = open(staging->part, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (staging->lock < 0 && errno == ENOENT)
             continue;
         if (staging->lock < 0)
@@ -101,7 +76,7 @@ static int lock_part(struct staging *staging)
 
 int staging_open(struct staging *staging, const char *path, bool replace)
 {
-    char *parent = parent_of(path), *name = file_basename(path);
+    char *parent = file_directory(path), *name = file_basename(path);
     int rc = EX_OK;
 
     *staging = (struct staging){.lock = -1, .replace = replace, .path = xstrdup(path)};
@@ -116,8 +91,10 @@ int staging_open(struct staging *staging, const char *path, bool replace)
         if ((rc = lock_part(staging))) {
             free(staging->part);         /* not ours to remove */
             staging->part = NULL;
-        } else
-            rc = empty_part(staging);
+        } else {
+            file_fleeting(staging->part);
+            rc = directory_empty(staging->part);         /* what a killed program left */
+        }
     }
     free(parent);
     free(name);
@@ -163,12 +140,13 @@ static int publish(struct staging *staging)
 
 int staging_commit(struct staging *staging)
 {
-    char *parent = parent_of(staging->path);
+    char *parent = file_directory(staging->path);
     int rc = directory_sync(staging->part);
 
     if (!rc)
         rc = publish(staging);
     if (!rc) {
+        file_lasting(staging->part);
         free(staging->part);
         staging->part = NULL;
         rc = directory_sync(parent);
@@ -179,8 +157,10 @@ int staging_commit(struct staging *staging)
 
 void staging_close(struct staging *staging)
 {
-    if (staging->part)
+    if (staging->part) {
         directory_remove(staging->part);
+        file_lasting(staging->part);
+    }
     if (staging->path && staging->lock >= 0)
         close(staging->lock);
     free(staging->part);

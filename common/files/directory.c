@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "stream/writer.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -239,11 +240,12 @@ static int read_history(struct model *model, const struct directory *directory)
 
         if (!text)
             continue;
-        history = json_parse(json_as_string(text, ""), json_as_length(text), DIRECTORY_HISTORY);
-        if (json_kind(history) != JSON_KIND_ARRAY) {
+        if (!(history = json_parse(json_as_string(text, ""), json_as_length(text), DIRECTORY_HISTORY)))
+            return EX_DATAERR;
+        if (!history_good(history)) {
             json_drop(history);
-            return fail(EX_DATAERR, "cannot read '%s': its " DIRECTORY_HISTORY " is not an array",
-                        directory->file[f].path);
+            return fail(EX_DATAERR, "cannot read '%s': its " DIRECTORY_HISTORY " is not an array of {program, version, "
+                        "options}", directory->file[f].path);
         }
         json_drop(model->history);
         model->history = history;

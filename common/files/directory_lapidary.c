@@ -2,6 +2,7 @@
 #include "files/directory.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "stream/writer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,8 +82,8 @@ int directory_lapidary_config(struct model *model, const struct json *config)
         return fail(EX_DATAERR, "cannot read '%s': lapidary_version is %lld, expected %d", model->path,
                     (long long)version,
                     DIRECTORY_VERSION);
-    if (json_kind(original) != JSON_KIND_OBJECT || json_kind(history) != JSON_KIND_ARRAY)
-        return fail(EX_DATAERR, "cannot read '%s': original_config or history is missing from its config.json",
+    if (json_kind(original) != JSON_KIND_OBJECT || !history_good(history))
+        return fail(EX_DATAERR, "cannot read '%s': original_config or a history is missing from its config.json",
                     model->path);
     json_drop(model->history);
     model->history = json_keep(history);

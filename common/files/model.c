@@ -34,9 +34,14 @@ static int compare_items(const void *a, const void *b)
 static int sort_items(struct model *model)
 {
     qsort(model->item, model->n_item, sizeof *model->item, compare_items);
-    for (size_t i = 1; i < model->n_item; i++)
-        if (compare_items(&model->item[i - 1], &model->item[i]) >= 0)
-            return fail(EX_DATAERR, "'%s': '%s' stands twice", model->path, model->item[i].record.name);
+    for (size_t i = 0; i <= model->n_item; i++) {
+        const struct record *last = i ? &model->item[i - 1].record : &(struct record){0};
+        const char *trouble = record_after(last, i < model->n_item ? &model->item[i].record : NULL);
+
+        if (trouble)
+            return fail(EX_DATAERR, "cannot read '%s': '%s': %s", model->path,
+                        i < model->n_item ? model->item[i].record.name : last->name, trouble);
+    }
     return EX_OK;
 }
 

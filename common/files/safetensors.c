@@ -151,8 +151,8 @@ static int read_entries(struct safetensors *file, const struct json *header, con
     return EX_OK;
 }
 
-/* The length field, checked against the file; -1 after a message. */
-static int64_t header_length(int fd, const char *path, int64_t size)
+/* The length field, checked against the file; -1 after a message, with *rc the exit code. */
+static int64_t header_length(int fd, const char *path, int64_t size, int *rc)
 {
     unsigned char field[8];
     uint64_t length = 0;
@@ -165,8 +165,9 @@ static int64_t header_length(int fd, const char *path, int64_t size)
         fail(EX_DATAERR, "cannot read '%s': %lld bytes, too few for a safetensors file", path, (long long)size);
         return -1;
     }
-    if (file_read_at(fd, path, field, sizeof field, 0))
+    if ((*rc = file_read_at(fd, path, field, sizeof field, 0)))
         return -1;
+    *rc = EX_DATAERR;
     for (int i = 7; i >= 0; i--)
         length = length << 8 | field[i];
     if (length < 2 || length > SAFETENSORS_HEADER) {
@@ -185,10 +186,10 @@ static int64_t header_length(int fd, const char *path, int64_t size)
 
 int safetensors_read(struct safetensors *file, int fd, const char *path, int64_t size)
 {
-    int64_t length = header_length(fd, path, size);
+    int rc = EX_DATAERR;
+    int64_t length = header_length(fd, path, size, &rc);
     struct json *header = NULL;
     char *text = NULL;
-    int rc = EX_DATAERR;
 
     *file = (struct safetensors){0};
     if (length < 0)

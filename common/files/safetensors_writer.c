@@ -19,33 +19,13 @@ int safetensors_create(struct safetensors_writer *writer, const char *path)
     return writer->fd < 0 ? fail(EX_CANTCREAT, "cannot create '%s':", path) : EX_OK;
 }
 
-static int write_all(int fd, const char *path, const void *data, size_t size)
-{
-    const char *from = data;
-
-    while (size) {
-        ssize_t put = write(fd, from, size);
-
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0)
-            return fail(EX_IOERR, "cannot write '%s':", path);
-        from += put;
-        size -= (size_t)put;
-    }
-    return EX_OK;
-}
-
 /* Appends "name":{...} to the header's members. */
 static void add_entry(struct safetensors_writer *writer, const char *name, struct dtype dtype, int rank,
                       const int64_t *shape)
 {
     struct json *key = json_make_string(name);
-    char *quoted;
+    char *quoted = json_write(key, 0);
 
-    if (!key)
-        die(EX_SOFTWARE, "a tensor's name is not UTF-8");
-    quoted = json_write(key, 0);
     text_format(&writer->entries, "%s%s:{\"dtype\":\"%s\",\"shape\":[", writer->entries.length ? "," : "", quoted,
                 safetensors_dtype_name(dtype));
     for (int axis = 0; axis < rank; axis++)
@@ -84,7 +64,7 @@ int safetensors_add(struct safetensors_writer *writer, const void *data, size_t 
         return fail(EX_SOFTWARE, "'%s': %zu bytes written, expected %lld", writer->path, size, (long long)writer->left);
     writer->left -= (int64_t)size;
     writer->bytes += (int64_t)size;
-    return write_all(writer->fd, writer->path, data, size);
+    return file_write(writer->fd, writer->path, data, size);
 }
 
 /* The whole header with its length field, a multiple of BLOCK. */
@@ -122,7 +102,7 @@ static int copy_data(int from, int to, const char *path, int64_t bytes)
         return EX_OK;
     piece = xmalloc(PIECE);
     while (!rc && (got = read(from, piece, PIECE)) > 0) {
-        rc = write_all(to, path, piece, (size_t)got);
+        rc = file_write(to, path, piece, (size_t)got);
         bytes -= got;
     }
     if (!rc && (got < 0 || bytes))
@@ -139,7 +119,7 @@ static int copy_behind(struct safetensors_writer *writer, const struct text *hea
     int rc = fd < 0 ? fail(EX_CANTCREAT, "cannot create '%s':", path) : EX_OK;
 
     if (!rc)
-        rc = write_all(fd, path, header->data, header->length);
+        rc = file_write(fd, path, header->data, header->length);
     if (!rc)
         rc = copy_data(writer->fd, fd, path, writer->bytes);
     if (!rc && rename(path, writer->path))
@@ -158,7 +138,7 @@ static int put_header(struct safetensors_writer *writer, const struct text *head
         return copy_behind(writer, header);
     if (lseek(writer->fd, 0, SEEK_SET) < 0)
         return fail(EX_IOERR, "cannot write '%s':", writer->path);
-    return write_all(writer->fd, writer->path, header->data, header->length);
+    return file_write(writer->fd, writer->path, header->data, header->length);
 }
 
 int safetensors_finish(struct safetensors_writer *writer, const struct json *metadata)

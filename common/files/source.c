@@ -61,15 +61,14 @@ int source_next(struct source *source, struct record *record)
 
 struct json *source_history(const struct source *source)
 {
-    struct json *history = json_clone(source->history), *entry, *name;
+    struct json *history = json_clone(source->history), *entry;
     char hash[17];
 
     if (!source->is_model || json_count(history))
         return history;
     entry = json_make_object();
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source->model.identity);
-    name = json_make_string(source->name);
-    json_put(entry, "model", name ? name : json_make_string("?"));       /* not UTF-8 */
+    json_put(entry, "model", json_make_string(source->name));
     json_put(entry, "identity", json_make_string(hash));
     json_append(history, history_entry("extract-layer", entry));
     return history;

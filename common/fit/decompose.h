@@ -21,9 +21,10 @@ struct decomposed {
     double squares, norm;        /* |W - W'|^2 for the rounded cores, and |W|^2 */
 };
 
-/* Decomposes op in place. Bytes are compared with the smaller of its payload and 2 bytes per weight. Memory: W in
- * f32 while it is fitted (see mpo.h), again while W' is compared, and the payloads. EX_DATAERR after a message
- * where the shape isn't its shape, values aren't finite or don't fit the dtype; EX_SOFTWARE. Then op is as it was. */
+/* Decomposes op in place. Bytes are compared with the smaller of its payload and 2 bytes per weight. A tolerance
+ * holds for the cores as stored, or op is kept. Memory: W in f32 once (in place of a plain payload), and what the
+ * fit takes (see mpo.h). EX_DATAERR after a message where the shape isn't its shape, values aren't finite or the
+ * dtype can't hold the cores; EX_SOFTWARE. Then op is as it was. */
 int decompose(struct operator *op, const struct decomposition *how, struct decomposed *result);
 
 /* |W - W'|_F / |W|_F. */

@@ -42,7 +42,8 @@ struct fit {
     const struct mpo_budget *budget;
     int64_t bond[MPO_SITES + 1]; /* the bonds allowed */
     double left;                 /* of a tolerance: the sum of squares that may still be discarded */
-    bool draft, drafted;         /* asked for a quick look; got one */
+    bool draft, drafted;         /* asked for a quick look; got one: no cores, or not the best ones */
+    float *rest;                 /* what the cuts so far left: R of the last one, or NULL: w itself */
 };
 
 static struct tensor core_of(const struct mpo *mpo, int k, const float *values)
@@ -54,8 +55,8 @@ static struct tensor core_of(const struct mpo *mpo, int k, const float *values)
     return core;
 }
 
-/* Cuts site k off: w is [bond[k] * out[k] * in[k], rest] before and [bond[k+1], rest] after. */
-static int cut(struct fit *fit, float *w, int k, int64_t rest)
+/* Cuts site k off: what is left is [bond[k] * out[k] * in[k], rest] before and [bond[k+1], rest] after. */
+static int cut(struct fit *fit, const float *w, int k, int64_t rest)
 {
     struct mpo *mpo = fit->mpo;
     const struct mpo_shape *shape = &mpo->shape;
@@ -68,9 +69,10 @@ static int cut(struct fit *fit, float *w, int k, int64_t rest)
         .discard = tolerance ? fit->left / (shape->n_site - 1 - k) : 0,
         .exact = fit->budget->exact,
         .draft = fit->draft,
+        .numbers = fit->draft && shape->n_site == 2,
         .random = random_named(fit->budget->seed, stream),
     };
-    int rc = svd_truncate(w, rows, rest, &target, &svd);
+    int rc = svd_truncate(fit->rest ? fit->rest : w, rows, rest, &target, &svd);
 
     free(stream);
     if (rc)
@@ -79,8 +81,12 @@ static int cut(struct fit *fit, float *w, int k, int64_t rest)
     mpo->bond[k + 1] = svd.rank;
     mpo->eps[k + 1] = sqrt(svd.discarded);
     fit->left -= svd.discarded;
-    fit->drafted = fit->drafted || (fit->draft && svd.method == SVD_KRYLOV);
-    mpo->core[k] = core_of(mpo, k, svd.u);
+    fit->drafted = fit->drafted || target.numbers || (fit->draft && svd.method == SVD_KRYLOV);
+    if (!target.numbers)
+        mpo->core[k] = core_of(mpo, k, svd.u);
+    free(fit->rest);
+    fit->rest = svd.r;
+    svd.r = NULL;
     svd_free(&svd);
     return EX_OK;
 }
@@ -114,15 +120,35 @@ int64_t mpo_chi(const struct mpo_shape *shape, const struct mpo_budget *budget, 
     return chi > 0 ? chi : 1;
 }
 
+static int cut_sites(struct fit *fit, const float *w)
+{
+    struct mpo *mpo = fit->mpo;
+    const struct mpo_shape *shape = &mpo->shape;
+    int64_t rest = product(shape->out, shape->n_site) * product(shape->in, shape->n_site);
+    int rc = EX_OK;
+
+    mpo->bond[0] = mpo->bond[shape->n_site] = 1;
+    for (int k = 0; k < shape->n_site - 1 && !rc; k++) {
+        rest /= shape->out[k] * shape->in[k];
+        rc = cut(fit, w, k, rest);
+    }
+    mpo->bond[shape->n_site] = 1;
+    if (!rc && (fit->rest || shape->n_site == 1))
+        mpo->core[shape->n_site - 1] = core_of(mpo, shape->n_site - 1, fit->rest ? fit->rest : w);
+    free(fit->rest);
+    fit->rest = NULL;
+    return rc;
+}
+
+/* w is put into site order, and back when the cuts are done. */
 static int fit_matrix(struct fit *fit, float *w, const struct mpo_shape *shape, int64_t chi)
 {
     struct mpo *mpo = fit->mpo;
-    int64_t rest;
-    int rc = EX_OK;
+    int64_t count = product(shape->out, shape->n_site) * product(shape->in, shape->n_site);
+    int rc;
 
     *mpo = (struct mpo){.shape = *shape, .tried = 1};
-    rest = product(shape->out, shape->n_site) * product(shape->in, shape->n_site);
-    mpo->norm = sqrt(linalg_sum_squares(w, rest));
+    mpo->norm = sqrt(linalg_sum_squares(w, count));
     if (!isfinite(mpo->norm)) {
         mpo_free(mpo);
         return fail(EX_DATAERR, "'%s': holds values that are not finite", fit->name);
@@ -132,18 +158,11 @@ static int fit_matrix(struct fit *fit, float *w, const struct mpo_shape *shape, 
     else
         mpo->clipped = shape_bonds(shape, chi, fit->bond);
     reorder_sites(w, shape);
-    mpo->bond[0] = 1;
-    for (int k = 0; k < shape->n_site - 1 && !rc; k++) {
-        rest /= shape->out[k] * shape->in[k];
-        rc = cut(fit, w, k, rest);
-    }
-    if (rc) {
+    rc = cut_sites(fit, w);
+    reorder_matrix(w, shape);
+    if (rc)
         mpo_free(mpo);
-        return rc;
-    }
-    mpo->bond[shape->n_site] = 1;
-    mpo->core[shape->n_site - 1] = core_of(mpo, shape->n_site - 1, w);
-    return EX_OK;
+    return rc;
 }
 
 int mpo_fit(float *w, const char *name, const struct mpo_shape *shape, const struct mpo_budget *budget,
@@ -163,12 +182,11 @@ static bool better(const struct mpo *a, const struct mpo *b, enum mpo_limit limi
     return mpo_error(a) < mpo_error(b);
 }
 
-int mpo_fit_any(const struct mpo_source *source, const char *name, int n_site, const struct mpo_budget *budget,
+int mpo_fit_any(float *w, int64_t out, int64_t in, const char *name, int n_site, const struct mpo_budget *budget,
                 struct mpo *mpo)
 {
     struct mpo_shape candidate[SHAPE_CANDIDATES];
-    int count = shape_candidates(source->out, source->in, n_site, candidate), best = 0, rc = EX_OK;
-    float *w = xaligned((size_t)(source->out * source->in), sizeof *w);
+    int count = shape_candidates(out, in, n_site, candidate), best = 0, rc = EX_OK;
     bool drafted = false;
 
     *mpo = (struct mpo){0};
@@ -178,7 +196,6 @@ int mpo_fit_any(const struct mpo_source *source, const char *name, int n_site, c
 
         if (i > 0 && chi_within(&candidate[i], budget, true) == 0)      /* the first is tried in any case */
             continue;
-        source->load(source->context, w);
         rc = fit_matrix(&fit, w, &candidate[i], mpo_chi(&candidate[i], budget, true));
         if (!rc && (mpo->shape.n_site == 0 || better(&now, mpo, budget->limit))) {
             mpo_free(mpo);
@@ -192,10 +209,8 @@ int mpo_fit_any(const struct mpo_source *source, const char *name, int n_site, c
         struct fit fit = {.mpo = mpo, .name = name, .budget = budget};
 
         mpo_free(mpo);
-        source->load(source->context, w);
         rc = fit_matrix(&fit, w, &candidate[best], mpo_chi(&candidate[best], budget, true));
     }
-    free(w);
     if (rc)
         mpo_free(mpo);
     else

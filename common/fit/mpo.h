@@ -34,25 +34,19 @@ struct mpo {
     int tried;                   /* shapes that were tried */
 };
 
-/* Factors w [prod out, prod in] f32 row-major, destroyed, into n_site cores of which all but the last are
- * left-canonical (orthonormal columns seen as [bond[k] out[k] in[k], bond[k+1]]). What the cuts discard is
- * mutually orthogonal, so |W - W'|^2 = sum_k eps[k]^2 up to rounding, and at most that in theory. name stands in
- * messages. EX_DATAERR where w isn't finite, EX_SOFTWARE where an SVD doesn't converge; then *mpo is empty. Memory
- * besides w: see svd.h and reorder.h.  Oseledets, SIAM J. Sci. Comput. 33 (2011), algorithm 1. */
+/* Factors w [prod out, prod in] f32 row-major into n_site cores; w is put into site order for the time of the fit,
+ * and is as it was at the end. All cores but the last are left-canonical (orthonormal columns seen as [bond[k]
+ * out[k] in[k], bond[k+1]]). What the cuts discard is mutually orthogonal, so |W - W'|^2 = sum_k eps[k]^2 up to
+ * rounding, and at most that in theory. name stands in messages. EX_DATAERR where w isn't finite, EX_SOFTWARE
+ * where an SVD doesn't converge; then *mpo is empty. Memory besides w: see svd.h and reorder.h.  Oseledets, SIAM
+ * J. Sci. Comput. 33 (2011), algorithm 1. */
 int mpo_fit(float *w, const char *name, const struct mpo_shape *shape, const struct mpo_budget *budget,
             struct mpo *mpo);
 
-/* Where the matrix comes from when it is needed several times: load fills w [out, in]. */
-struct mpo_source {
-    void (*load)(void *context, float *w);
-    void *context;
-    int64_t out, in;
-};
-
-/* The same with n_site sites of the shape that fits best among shape_candidates(): the least error within the
- * budget, or for MPO_TOLERANCE the fewest parameters. Large matrices are compared by a quick look at each shape
- * and fitted once: about 2.5 times the time of one fit. Allocates its own w. */
-int mpo_fit_any(const struct mpo_source *source, const char *name, int n_site, const struct mpo_budget *budget,
+/* The same for w [out, in] with n_site sites of the shape that fits best among shape_candidates(): the least error
+ * within the budget, or for MPO_TOLERANCE the fewest parameters. Shapes are compared by a quick look at each, and
+ * the best is fitted: about 2.5 times the time of one fit. */
+int mpo_fit_any(float *w, int64_t out, int64_t in, const char *name, int n_site, const struct mpo_budget *budget,
                 struct mpo *mpo);
 
 int64_t mpo_parameters(const struct mpo *mpo);

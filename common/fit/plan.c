@@ -121,9 +121,13 @@ static int parse_pair(struct plan_line *line, char *pair, const char *path, int 
         return fail(EX_DATAERR, "'%s', line %d: '%s' is not key=value", path, number, pair);
     *value++ = '\0';
     for (int k = 0; k < N_KEY; k++)
-        if (!strcmp(pair, keys[k].key))
+        if (!strcmp(pair, keys[k].key)) {
+            if (line->given & 1u << k)
+                return fail(EX_DATAERR, "'%s', line %d: %s stands twice", path, number, pair);
+            line->given |= 1u << k;
             return keys[k].set(line, value) ? EX_OK : fail(EX_DATAERR, "'%s', line %d: bad value '%s' of %s", path,
                                                            number, value, pair);
+        }
     return fail(EX_DATAERR, "'%s', line %d: unknown key '%s'", path, number, pair);
 }
 

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 struct plan_line {
+    unsigned given;              /* bit k: the k-th key of plan.c's table was given */
     char *glob;
     int64_t chi;                 /* 0: not given */
     double keep, tolerance;      /* 0: not given */

@@ -117,21 +117,34 @@ static void transpose(struct level *level)
     level->space = NULL;
 }
 
+/* The transposition of site k; back is the inverse one. */
+static void transpose_site(float *w, const struct mpo_shape *shape, int k, bool back)
+{
+    struct level level = {.w = w, .blocks = 1, .rows = 1, .run = 1};
+
+    for (int s = 0; s < k; s++)
+        level.blocks *= shape->out[s] * shape->in[s];
+    level.blocks *= shape->out[k];
+    for (int s = k + 1; s < shape->n_site; s++) {
+        level.rows *= shape->out[s];
+        level.run *= shape->in[s];
+    }
+    level.columns = shape->in[k];
+    if (back) {
+        level.columns = level.rows;
+        level.rows = shape->in[k];
+    }
+    transpose(&level);
+}
+
 void reorder_sites(float *w, const struct mpo_shape *shape)
 {
-    struct level level = {.w = w, .blocks = 1};
-    int64_t rows = 1, run = 1;
+    for (int k = 0; k < shape->n_site - 1; k++)
+        transpose_site(w, shape, k, false);
+}
 
-    for (int k = 0; k < shape->n_site; k++) {
-        rows *= shape->out[k];
-        run *= shape->in[k];
-    }
-    for (int k = 0; k < shape->n_site - 1; k++) {
-        level.blocks *= shape->out[k];
-        level.rows = rows /= shape->out[k];
-        level.columns = shape->in[k];
-        level.run = run /= shape->in[k];
-        transpose(&level);
-        level.blocks *= shape->in[k];
-    }
+void reorder_matrix(float *w, const struct mpo_shape *shape)
+{
+    for (int k = shape->n_site - 2; k >= 0; k--)
+        transpose_site(w, shape, k, true);
 }

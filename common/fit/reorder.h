@@ -9,4 +9,7 @@
  * (2 or more), or for o1 = 1 one bit per element with one thread at work. */
 void reorder_sites(float *w, const struct mpo_shape *shape);
 
+/* The way back. */
+void reorder_matrix(float *w, const struct mpo_shape *shape);
+
 #endif

@@ -12,6 +12,7 @@ struct rounding {
     const struct tensor *from;
     struct tensor *to;
     struct group_layout layout;
+    struct round_error *band;    /* of each band, to be summed in order */
     atomic_bool bad;
 };
 
@@ -122,28 +123,47 @@ static void round_band(void *context, int64_t item, int thread)
 {
     struct rounding *r = context;
     int64_t first = item * BAND, rows = r->layout.rows - first < BAND ? r->layout.rows - first : BAND;
-    float *w = xaligned((size_t)(rows * r->layout.length), sizeof *w);
+    int64_t count = rows * r->layout.length;
+    float *w = xaligned((size_t)(2 * count), sizeof *w), *back = w + count;
+    struct round_error error = {0};
 
     (void)thread;
     tensor_get_rows(r->from, first, rows, w);
     for (int64_t row = 0; row < rows; row++)
-        if (!round_row(r, first + row, w + row * r->layout.length))
+        if (!round_row(r, first + row, w + row * r->layout.length)) {
             atomic_store(&r->bad, true);
+            free(w);
+            return;
+        }
+    tensor_get_rows(r->to, first, rows, back);
+    for (int64_t i = 0; i < count; i++) {
+        error.norm += (double)w[i] * w[i];
+        error.squares += ((double)w[i] - back[i]) * ((double)w[i] - back[i]);
+    }
+    r->band[item] = error;
     free(w);
 }
 
-int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name)
+int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, struct round_error *error)
 {
     struct tensor packed = tensor_new(dtype, tensor->rank, tensor->shape);
     struct rounding r = {.from = tensor, .to = &packed};
+    int64_t bands;
 
     group_layout(dtype, tensor->rank, tensor->shape, &r.layout);
+    bands = (r.layout.rows + BAND - 1) / BAND;
+    r.band = xcalloc((size_t)bands, sizeof *r.band);
     /* The gaps between planes are part of the payload: zero, so that equal weights give equal bytes. */
     for (int64_t i = r.layout.rows * r.layout.code_bytes; i < r.layout.scale; i++)
         packed.data[i] = 0;
     for (int64_t i = r.layout.scale + r.layout.rows * r.layout.groups * 2; i < r.layout.zero && i < r.layout.total; i++)
         packed.data[i] = 0;
-    parallel_for((r.layout.rows + BAND - 1) / BAND, round_band, &r);
+    parallel_for(bands, round_band, &r);
+    for (int64_t i = 0; i < bands; i++) {
+        error->norm += r.band[i].norm;
+        error->squares += r.band[i].squares;
+    }
+    free(r.band);
     if (atomic_load(&r.bad)) {
         tensor_free(&packed);
         return fail(EX_DATAERR, "'%s': a value is not finite, or too large for an f16 scale", name);
@@ -170,12 +190,17 @@ static void invert_band(void *context, int64_t item, int thread)
     free(w);
 }
 
-void round_inverse(struct tensor *tensor, struct dtype dtype)
+int round_inverse(struct tensor *tensor, struct dtype dtype, const char *name)
 {
     struct tensor plain = tensor_new(dtype, tensor->rank, tensor->shape);
     struct inversion v = {tensor, &plain};
 
     parallel_for((tensor_rows(tensor) + BAND - 1) / BAND, invert_band, &v);
+    if (!tensor_is_finite(&plain)) {
+        tensor_free(&plain);
+        return fail(EX_DATAERR, "'%s': a number is not finite, or too large for the dtype", name);
+    }
     tensor_free(tensor);
     *tensor = plain;
+    return EX_OK;
 }

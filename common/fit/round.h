@@ -12,12 +12,18 @@
 
 #include "tensor/tensor.h"
 
-/* Replaces the tensor by its rounding to a group format (the old payload is freed), row by row in parallel. Peak
- * memory is old and new payload. EX_DATAERR where a value is not finite or a scale overflows f16; name is for the
- * message. */
-int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name);
+/* What rounding did: |w|^2 and |w - w'|^2, summed over all that was rounded. */
+struct round_error {
+    double norm, squares;
+};
 
-/* The inverse: replaces a tensor of any real dtype by its values in f32, f16 or bf16. */
-void round_inverse(struct tensor *tensor, struct dtype dtype);
+/* Replaces the tensor by its rounding to a group format (the old payload is freed), row by row in parallel, and adds to
+ * *error. Peak memory is old and new payload. EX_DATAERR where a value is not finite or a scale overflows f16; name is
+ * for the message. */
+int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, struct round_error *error);
+
+/* The inverse: replaces a tensor of any real dtype by its values in f32, f16 or bf16. EX_DATAERR where one is not
+ * finite, or too large for f16; then the tensor is as it was. */
+int round_inverse(struct tensor *tensor, struct dtype dtype, const char *name);
 
 #endif

@@ -7,7 +7,7 @@
 
 enum { MPO_SITES = 16 };         /* the most sites */
 enum { SHAPE_TEXT = 640 };       /* bytes of a printed shape, terminated: 16 times two numbers */
-enum { SHAPE_CANDIDATES = 4 };
+enum { SHAPE_CANDIDATES = 5 };
 
 /* W [prod out, prod in] has the row index (o1, o2, ...) and the column index (i1, i2, ...), the last running
  * fastest. Site k carries out[k] and in[k]. */

@@ -12,6 +12,7 @@
 void svd_free(struct svd *svd)
 {
     free(svd->u);
+    free(svd->r);
     free(svd->values);
     *svd = (struct svd){0};
 }
@@ -57,7 +58,7 @@ static int left_from_product(struct svd *svd, const float *a, int64_t m, int64_t
     return linalg_orthonormalise(matrix_turn(matrix_of(svd->u, m, svd->rank)), random);
 }
 
-static int by_gram(float *a, int64_t m, int64_t n, const struct svd_target *target, struct svd *svd)
+static int by_gram(const float *a, int64_t m, int64_t n, const struct svd_target *target, struct svd *svd)
 {
     int64_t side = m < n ? m : n;
     double *g = xaligned((size_t)(side * side), sizeof *g), *squares = xmallocarray((size_t)side, sizeof *squares);
@@ -66,7 +67,7 @@ static int by_gram(float *a, int64_t m, int64_t n, const struct svd_target *targ
 
     svd->method = SVD_GRAM;
     linalg_gram(m <= n ? whole : matrix_turn(whole), g);
-    rc = linalg_eigh(side, g, squares);
+    rc = target->numbers ? linalg_eigenvalues(side, g, squares) : linalg_eigh(side, g, squares);
     if (!rc) {
         svd->n_value = side;
         svd->values = xmallocarray((size_t)side, sizeof *svd->values);
@@ -75,19 +76,23 @@ static int by_gram(float *a, int64_t m, int64_t n, const struct svd_target *targ
             svd->values[i] = sqrt(squares[i]);
         }
         choose_rank(svd, target, squares, side);
-        if (m <= n)
+        if (target->numbers)
+            rc = EX_OK;
+        else if (m <= n)
             left_from_gram(svd, g, m);
         else
             rc = left_from_product(svd, a, m, n, g, target->random);
     }
     free(g);
     free(squares);
-    if (!rc)
-        linalg_project(matrix_turn(matrix_of(svd->u, m, svd->rank)), whole);
+    if (!rc && !target->numbers) {
+        svd->r = xaligned((size_t)(svd->rank * n), sizeof *svd->r);
+        linalg_gemm(1, matrix_turn(matrix_of(svd->u, m, svd->rank)), whole, 0, matrix_of(svd->r, svd->rank, n));
+    }
     return rc;
 }
 
-static int by_lapack(float *a, int64_t m, int64_t n, const struct svd_target *target, struct svd *svd)
+static int by_lapack(const float *a, int64_t m, int64_t n, const struct svd_target *target, struct svd *svd)
 {
     int64_t k = m < n ? m : n;
     double *wide = xaligned((size_t)(m * n), sizeof *wide), *u = xaligned((size_t)(m * k), sizeof *u);
@@ -105,12 +110,13 @@ static int by_lapack(float *a, int64_t m, int64_t n, const struct svd_target *ta
             squares[i] = svd->values[i] * svd->values[i];
         choose_rank(svd, target, squares, k);
         svd->u = xaligned((size_t)(m * svd->rank), sizeof *svd->u);
+        svd->r = xaligned((size_t)(svd->rank * n), sizeof *svd->r);
         for (int64_t i = 0; i < m; i++)
             for (int64_t j = 0; j < svd->rank; j++)
                 svd->u[i * svd->rank + j] = (float)u[i * k + j];
         for (int64_t i = 0; i < svd->rank; i++)
             for (int64_t j = 0; j < n; j++)
-                a[i * n + j] = (float)(svd->values[i] * vt[i * n + j]);
+                svd->r[i * n + j] = (float)(svd->values[i] * vt[i * n + j]);
     }
     free(wide);
     free(u);
@@ -119,7 +125,7 @@ static int by_lapack(float *a, int64_t m, int64_t n, const struct svd_target *ta
     return rc;
 }
 
-int svd_truncate(float *a, int64_t m, int64_t n, const struct svd_target *target, struct svd *svd)
+int svd_truncate(const float *a, int64_t m, int64_t n, const struct svd_target *target, struct svd *svd)
 {
     bool done = false;
     int rc = EX_OK;

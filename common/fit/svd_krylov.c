@@ -191,7 +191,7 @@ static int solve(struct krylov *k, double *squares)
     return linalg_eigh(d, k->gram, squares);
 }
 
-/* U = (P Q)', R = P T with the eigenvectors P that solve() left in gram, R over the first rows of a. */
+/* U = (P Q)', R = P T with the eigenvectors P that solve() left in gram. */
 static void finish(const struct krylov *k, const double *squares, struct svd *svd)
 {
     int64_t m = k->a.rows, n = k->a.columns, d = k->count, rank = svd->rank;
@@ -200,12 +200,13 @@ static void finish(const struct krylov *k, const double *squares, struct svd *sv
     for (int64_t i = 0; i < rank * d; i++)
         p32[i] = (float)k->gram[i];
     svd->u = xaligned((size_t)(m * rank), sizeof *svd->u);
+    svd->r = xaligned((size_t)(rank * n), sizeof *svd->r);
     linalg_gemm(1, matrix_turn(matrix_of(k->q, d, m)), matrix_turn(matrix_of(p32, rank, d)), 0,
                 matrix_of(svd->u, m, rank));
-    linalg_gemm(1, matrix_of(p32, rank, d), matrix_of(k->t, d, n), 0, matrix_of(k->a.data, rank, n));
+    linalg_gemm(1, matrix_of(p32, rank, d), matrix_of(k->t, d, n), 0, matrix_of(svd->r, rank, n));
     free(p32);
     svd->method = SVD_KRYLOV;
-    svd->kept = linalg_sum_squares(k->a.data, rank * n);
+    svd->kept = linalg_sum_squares(svd->r, rank * n);
     svd->discarded = svd->total > svd->kept ? svd->total - svd->kept : 0;
     svd->n_value = d;
     svd->values = xmallocarray((size_t)d, sizeof *svd->values);
@@ -244,7 +245,7 @@ static int64_t least_rank(const double *squares, int64_t count, double total, do
     return rank ? rank : 1;
 }
 
-int krylov_truncate(float *a, int64_t m, int64_t n, const struct svd_target *target, struct svd *svd, bool *done)
+int krylov_truncate(const float *a, int64_t m, int64_t n, const struct svd_target *target, struct svd *svd, bool *done)
 {
     struct krylov k = {.a = matrix_of(a, m, n), .random = target->random};
     int64_t side = m < n ? m : n;

@@ -10,6 +10,6 @@ bool krylov_suits(int64_t m, int64_t n, const struct svd_target *target, double 
 
 /* svd_truncate() with svd->total set. With rank 0, *done is false (a is as it was, svd too) where the largest space
  * allowed misses more than discard. */
-int krylov_truncate(float *a, int64_t m, int64_t n, const struct svd_target *target, struct svd *svd, bool *done);
+int krylov_truncate(const float *a, int64_t m, int64_t n, const struct svd_target *target, struct svd *svd, bool *done);
 
 #endif

@@ -266,15 +266,18 @@ static void read_rope(struct fields *f, struct config *c)
 {
     const struct json *parameters = member(f, "rope_parameters"), *scaling = member(f, "rope_scaling");
     struct fields inner = {.object = parameters ? parameters : scaling, .where = f->where, .rc = f->rc};
+    double partial;
 
     c->rope = (struct rope_scaling){.factor = 1, .attention_factor = 1};
     c->rope_theta = get_real(f, "rope_theta", 1e-6, 1e12, 10000);
+    partial = get_real(f, "partial_rotary_factor", 0, 1, 1);
+    inner.rc = f->rc;
     if (!f->rc && inner.object && json_kind(inner.object) != JSON_KIND_OBJECT)
         trouble(&inner, "'%s' is not an object", parameters ? "rope_parameters" : "rope_scaling");
     if (json_kind(json_at(parameters, "full_attention")) == JSON_KIND_OBJECT)
         trouble(&inner, "'rope_parameters': different ones per kind of layer are not supported");
     c->rope_theta = get_real(&inner, "rope_theta", 1e-6, 1e12, c->rope_theta);
-    if (get_real(&inner, "partial_rotary_factor", 0, 1, get_real(f, "partial_rotary_factor", 0, 1, 1)) != 1)
+    if (get_real(&inner, "partial_rotary_factor", 0, 1, partial) != 1)
         trouble(&inner, "'partial_rotary_factor': only 1 is supported");
     read_scaling(&inner, c);
     f->rc = f->rc ? f->rc : inner.rc;
@@ -336,11 +339,6 @@ int config_read(const struct json *json, const char *where, struct config *confi
     read_ids(&f, config);
     read_dtype(&f, config);
     return f.rc;
-}
-
-const char *config_family_name(enum config_family family)
-{
-    return families[family].model_type;
 }
 
 int64_t config_window(const struct config *config, int64_t layer)

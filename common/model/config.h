@@ -53,9 +53,6 @@ struct config {
  * the field: missing, of the wrong kind, out of range, or asking for what isn't supported. */
 int config_read(const struct json *json, const char *where, struct config *config);
 
-/* The family's model_type: "llama". */
-const char *config_family_name(enum config_family family);
-
 /* The sliding window of a layer; 0 where it sees everything. */
 int64_t config_window(const struct config *config, int64_t layer);
 

@@ -41,70 +41,40 @@ static int compare_shape(const char *where, const char *name, int rank, const in
     return EX_DATAERR;
 }
 
-/* True where core b may follow core a: the next site of its chain, or the first of the next term. */
-static bool follows(const struct record *a, const struct record *b)
-{
-    if (!a->name)
-        return b->term == 0 && b->site == 0;
-    if (strcmp(a->name, b->name) || a->n_term != b->n_term)
-        return false;
-    if (a->site + 1 < a->n_site)
-        return b->term == a->term && b->site == a->site + 1 && b->n_site == a->n_site;
-    return b->term == a->term + 1 && b->site == 0;
-}
-
-static int end_chain(struct inventory *inventory, const struct record *core, const char *where)
+/* A core adds its part to the size of the matrix; with the last one of a chain the size is held against the
+ * expected. */
+static int take_core(struct inventory *inventory, const struct record *core, const char *where)
 {
     struct expected expected;
     int64_t number = config_expects(inventory->config, core->name, &expected);
-    int rc = EX_OK;
+    int rc;
 
-    if (inventory->bond != 1)
-        rc = fail(EX_DATAERR, "'%s': '%s': the last bond of term %d is %lld, expected 1", where, core->name, core->term,
-                  (long long)inventory->bond);
-    else if (number >= 0)
-        rc = compare_shape(where, core->name, 2, (int64_t[]){inventory->out, inventory->in}, &expected);
-    if (number >= 0 && core->term == core->n_term - 1)
-        inventory->seen[number] = true;
-    return rc;
-}
-
-static int take_core(struct inventory *inventory, const struct record *core, const char *where)
-{
-    struct record *last = &inventory->last;
-
-    if (!follows(last, core))
-        return fail(EX_DATAERR, "'%s': '%s': core %d of term %d, where another was expected", where, core->name,
-                    core->site,
-                    core->term);
     if (core->site == 0)
-        inventory->out = inventory->in = inventory->bond = 1;
-    if (core->shape[0] != inventory->bond)
-        return fail(EX_DATAERR, "'%s': '%s': core %d of term %d has a left bond of %lld, expected %lld", where,
-                    core->name,
-                    core->site, core->term, (long long)core->shape[0], (long long)inventory->bond);
+        inventory->out = inventory->in = 1;
     if (!size_multiply(inventory->out, core->shape[1], &inventory->out)
         || !size_multiply(inventory->in, core->shape[2], &inventory->in))
         return fail(EX_DATAERR, "'%s': '%s': its cores make up too large a matrix", where, core->name);
-    inventory->bond = core->shape[3];
-    free(last->name);
-    *last = (struct record){.kind = RECORD_CORE, .term = core->term, .n_term = core->n_term, .site = core->site,
-                            .n_site = core->n_site};
-    if (core->site < core->n_site - 1 || core->term < core->n_term - 1)
-        last->name = xstrdup(core->name);        /* more must follow */
-    return core->site == core->n_site - 1 ? end_chain(inventory, core, where) : EX_OK;
+    if (core->site < core->n_site - 1 || number < 0)
+        return EX_OK;
+    if ((rc = compare_shape(where, core->name, 2, (int64_t[]){inventory->out, inventory->in}, &expected)))
+        return rc;
+    inventory->seen[number] = core->term == core->n_term - 1;
+    return EX_OK;
 }
 
 int inventory_take(struct inventory *inventory, const struct record *record, const char *where)
 {
     struct expected expected;
-    int64_t number;
+    int64_t number, block;
     int rc;
 
+    if (record->kind == RECORD_FILE)
+        return EX_OK;
+    if (record_section(record->name, &block) == SECTION_BLOCKS && block >= inventory->config->n_layer)
+        return fail(EX_DATAERR, "'%s': '%s': the configuration has %lld layers only", where, record->name,
+                    (long long)inventory->config->n_layer);
     if (record->kind == RECORD_CORE)
         return take_core(inventory, record, where);
-    if (inventory->last.name)
-        return fail(EX_DATAERR, "'%s': '%s': its cores are not all there", where, inventory->last.name);
     if (record->kind != RECORD_TENSOR || (number = config_expects(inventory->config, record->name, &expected)) < 0)
         return EX_OK;
     if ((rc = compare_shape(where, record->name, record->rank, record->shape, &expected)))
@@ -139,13 +109,10 @@ static char *missing_layers(struct inventory *inventory)
 
 int inventory_complete(struct inventory *inventory)
 {
-    char *layers;
+    char *layers = missing_layers(inventory);
     struct text names = {0};
     int64_t missing = 0;
 
-    if (inventory->last.name)
-        return fail(EX_DATAERR, "'%s': its cores are not all there", inventory->last.name);
-    layers = missing_layers(inventory);
     for (int64_t i = 0; i < config_expected_count(inventory->config); i++) {
         struct expected expected;
 
@@ -171,6 +138,5 @@ int inventory_complete(struct inventory *inventory)
 void inventory_close(struct inventory *inventory)
 {
     free(inventory->seen);
-    free(inventory->last.name);
     *inventory = (struct inventory){0};
 }

@@ -9,19 +9,19 @@
 struct inventory {
     const struct config *config; /* borrowed */
     bool *seen;                  /* by number of the expected tensor */
-    struct record last;          /* the core before, without its map; its name is owned */
-    int64_t out, in, bond;       /* of the chain so far */
+    int64_t out, in;             /* of the chain so far */
 };
 
 /* Starts an empty one. */
 void inventory_open(struct inventory *inventory, const struct config *config);
 
-/* Takes the next record in stream order (no payload needed). EX_DATAERR where a tensor or the product of a chain has
- * another shape than expected, where bonds don't join, or a chain is cut short. Names that aren't expected pass; where
- * names the input in messages. */
+/* Takes the next record in stream order (no payload needed; order and wholeness of chains are record_after()'s).
+ * EX_DATAERR where a tensor or the product of a chain has another shape than expected, or a layer isn't of this
+ * model. Other names that aren't expected pass; where names the input in messages. */
 int inventory_take(struct inventory *inventory, const struct record *record, const char *where);
 
-/* EX_DATAERR where a required tensor didn't come: whole missing layers are named by number, single tensors by name. */
+/* EX_DATAERR where a required tensor didn't come: whole missing layers are named by number, single tensors by
+ * name. */
 int inventory_complete(struct inventory *inventory);
 
 void inventory_close(struct inventory *inventory);

@@ -7,27 +7,30 @@
 
 enum { PIECE = 1 << 18 };        /* numbers in a piece, but one row at least */
 
-/* Where rows come from: a tensor, or W in full. */
+/* Where rows come from: a tensor, or the contraction of an operator. */
 struct rows {
     const struct tensor *tensor;
-    const float *w;
-    int64_t count, length;
+    const struct contraction *contraction;
+    int64_t count, length, step;
 };
 
-static int write_rows(const struct rows *rows, struct dtype dtype, struct checkpoint *checkpoint)
+static int write_rows(const struct rows *rows, struct dtype dtype, struct checkpoint *checkpoint, const char *name)
 {
-    int64_t step = rows->length > PIECE ? 1 : rows->length ? PIECE / rows->length : rows->count;
     int rc = EX_OK;
 
-    for (int64_t first = 0; first < rows->count && !rc; first += step) {
-        int64_t n = rows->count - first < step ? rows->count - first : step;
+    for (int64_t first = 0; first < rows->count && !rc; first += rows->step) {
+        int64_t n = rows->count - first < rows->step ? rows->count - first : rows->step;
         struct tensor piece = tensor_new(dtype, 2, (int64_t[]){n, rows->length});
-        float *values = rows->w ? NULL : xaligned((size_t)(n * rows->length), sizeof *values);
+        float *values = xaligned((size_t)(n * rows->length), sizeof *values);
 
-        if (values)
+        if (rows->tensor)
             tensor_get_rows(rows->tensor, first, n, values);
-        tensor_set(&piece, values ? values : rows->w + first * rows->length);
-        rc = checkpoint_add(checkpoint, piece.data, (size_t)piece.bytes);
+        else
+            contraction_rows(rows->contraction, first, n, values);
+        tensor_set(&piece, values);
+        rc = tensor_is_finite(&piece) ? checkpoint_add(checkpoint, piece.data, (size_t)piece.bytes)
+                                      : fail(EX_DATAERR, "'%s': a number is not finite, or too large for the dtype",
+                                             name);
         free(values);
         tensor_free(&piece);
     }
@@ -39,7 +42,7 @@ static int write_record(const struct rows *rows, struct checkpoint *checkpoint, 
     int rc = checkpoint_begin(checkpoint, dense);
 
     if (!rc)
-        rc = write_rows(rows, dense->dtype, checkpoint);
+        rc = write_rows(rows, dense->dtype, checkpoint, dense->name);
     return rc ? rc : checkpoint_finish(checkpoint);
 }
 
@@ -47,16 +50,16 @@ static int densify_cores(struct source *source, const struct record *record, str
                          struct checkpoint *checkpoint, struct record *dense)
 {
     struct operator op;
-    float *w;
+    struct contraction c;
     int rc = operator_read(source, record, &op);
 
     if (rc)
         return rc;
-    w = xaligned((size_t)(op.out * op.in), sizeof *w);
-    operator_dense(&op, w);
+    contraction_begin(&c, &op);
     *dense = record_tensor(op.name, dtype, 2, (int64_t[]){op.out, op.in});
-    rc = write_record(&(struct rows){.w = w, .count = op.out, .length = op.in}, checkpoint, dense);
-    free(w);
+    rc = write_record(&(struct rows){.contraction = &c, .count = op.out, .length = op.in, .step = contraction_step(&c)},
+                      checkpoint, dense);
+    contraction_end(&c);
     operator_free(&op);
     return rc;
 }
@@ -65,6 +68,7 @@ int densify(struct source *source, const struct record *record, struct dtype dty
             struct record *dense)
 {
     struct tensor tensor;
+    int64_t length;
     int rc;
 
     *dense = (struct record){0};
@@ -73,8 +77,9 @@ int densify(struct source *source, const struct record *record, struct dtype dty
     if ((rc = source_load(source, record, &tensor)))
         return rc;
     *dense = record_tensor(record->name, dtype, record->rank, record->shape);
+    length = tensor_row_length(&tensor);
     rc = write_record(&(struct rows){.tensor = &tensor, .count = tensor_rows(&tensor),
-                                     .length = tensor_row_length(&tensor)},
+                                     .length = length, .step = length > PIECE ? 1 : PIECE / (length ? length : 1)},
                       checkpoint, dense);
     tensor_free(&tensor);
     return rc;

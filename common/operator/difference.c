@@ -54,57 +54,80 @@ static void join(struct difference *sum, const struct difference *part)
         note_worst(sum, fabs((double)part->worst_a - part->worst_b), part->worst, part->worst_a, part->worst_b);
 }
 
+/* A band of rows, cut into pieces of about this many numbers. */
+enum { PIECE = 1 << 16 };
+
 struct comparison {
-    const struct operator *a, *b;
-    const float *whole_a, *whole_b;      /* W in full where the operator isn't a matrix */
-    int64_t band;
+    const float *a, *b;
+    int64_t count, first;
     struct difference *part;
 };
 
-static const float *band_of(const struct operator *op, const float *whole, int64_t first, int64_t rows, float *room)
+static void compare_piece(void *context, int64_t item, int thread)
 {
-    if (whole)
-        return whole + first * op->in;
-    operator_rows(op, first, rows, room);
-    return room;
-}
-
-static void compare_band(void *context, int64_t item, int thread)
-{
-    struct comparison *c = context;
-    int64_t first = item * c->band, rows = c->a->out - first < c->band ? c->a->out - first : c->band;
-    float *room = xaligned((size_t)(2 * rows * c->a->in), sizeof *room);
+    const struct comparison *c = context;
+    int64_t at = item * PIECE;
 
     (void)thread;
-    difference_add(&c->part[item], band_of(c->a, c->whole_a, first, rows, room),
-                   band_of(c->b, c->whole_b, first, rows, room + rows * c->a->in), rows * c->a->in, first * c->a->in);
-    free(room);
+    difference_add(&c->part[item], c->a + at, c->b + at, c->count - at < PIECE ? c->count - at : PIECE, c->first + at);
 }
 
-static float *whole_of(const struct operator *op)
+/* The sums of the pieces are joined in order, so they don't depend on the number of threads. */
+static void compare_band(struct difference *sum, const float *a, const float *b, int64_t count, int64_t first)
 {
-    float *w = operator_is_matrix(op) ? NULL : xaligned((size_t)(op->out * op->in), sizeof *w);
+    int64_t pieces = (count + PIECE - 1) / PIECE;
+    struct comparison c = {a, b, count, first, xcalloc((size_t)pieces, sizeof *c.part)};
 
-    if (w)
-        operator_dense(op, w);
-    return w;
+    parallel_for(pieces, compare_piece, &c);
+    for (int64_t i = 0; i < pieces; i++)
+        join(sum, &c.part[i]);
+    free(c.part);
 }
 
 struct difference operator_difference(const struct operator *a, const struct operator *b)
 {
     struct difference sum = {0};
-    struct comparison c = {.a = a, .b = b, .band = a->in > 65536 ? 1 : 65536 / (a->in ? a->in : 1) + 1};
-    int64_t bands = (a->out + c.band - 1) / c.band;
-    float *whole_a = whole_of(a), *whole_b = whole_of(b);
+    struct contraction ca, cb;
+    int64_t step, step_b;
+    float *room;
 
-    c.whole_a = whole_a;
-    c.whole_b = whole_b;
-    c.part = xcalloc((size_t)bands, sizeof *c.part);
-    parallel_for(bands, compare_band, &c);
-    for (int64_t i = 0; i < bands; i++)
-        join(&sum, &c.part[i]);
-    free(c.part);
-    free(whole_a);
-    free(whole_b);
+    contraction_begin(&ca, a);
+    contraction_begin(&cb, b);
+    step = contraction_step(&ca);
+    step_b = contraction_step(&cb);
+    /* Both must get whole bands: the larger step if it is made of the other's bands, all rows otherwise. */
+    step = step % cb.band == 0 ? step : step_b % ca.band == 0 ? step_b : a->out;
+    room = xaligned((size_t)(2 * step * a->in), sizeof *room);
+    for (int64_t first = 0; first < a->out; first += step) {
+        int64_t rows = a->out - first < step ? a->out - first : step;
+
+        contraction_rows(&ca, first, rows, room);
+        contraction_rows(&cb, first, rows, room + rows * a->in);
+        compare_band(&sum, room, room + rows * a->in, rows * a->in, first * a->in);
+    }
+    free(room);
+    contraction_end(&ca);
+    contraction_end(&cb);
+    return sum;
+}
+
+struct difference operator_difference_from(const float *w, const struct operator *op)
+{
+    struct difference sum = {0};
+    struct contraction c;
+    int64_t step;
+    float *room;
+
+    contraction_begin(&c, op);
+    step = contraction_step(&c);
+    room = xaligned((size_t)(step * op->in), sizeof *room);
+    for (int64_t first = 0; first < op->out; first += step) {
+        int64_t rows = op->out - first < step ? op->out - first : step;
+
+        contraction_rows(&c, first, rows, room);
+        compare_band(&sum, w + first * op->in, room, rows * op->in, first * op->in);
+    }
+    free(room);
+    contraction_end(&c);
     return sum;
 }

@@ -18,8 +18,10 @@ double difference_error(const struct difference *difference);
 /* Adds the elements of two f32 arrays, count each, that stand at index first of a tensor; sums in double. */
 void difference_add(struct difference *difference, const float *a, const float *b, int64_t count, int64_t first);
 
-/* Two operators of the same size: band by band where both are matrices, in full otherwise (memory: one or two W in
- * f32). */
+/* Two operators of the same size, band by band (see struct contraction). */
 struct difference operator_difference(const struct operator *a, const struct operator *b);
+
+/* The same against a reference W [out, in] in f32. */
+struct difference operator_difference_from(const float *w, const struct operator *op);
 
 #endif

@@ -32,66 +32,80 @@ static int bad_operator(const struct source *source, const struct record *record
     return EX_DATAERR;
 }
 
-/* Sizes of one chain; false where bonds don't join or the products overflow. */
+/* Sizes of one chain; false where they overflow. */
 static bool chain_size(const struct chain *chain, int64_t *out, int64_t *in)
 {
-    int64_t bond = 1;
-
     *out = *in = 1;
-    for (int s = 0; s < chain->n_site; s++) {
-        const int64_t *shape = chain->core[s].shape;
-
-        if (shape[0] != bond || !size_multiply(*out, shape[1], out) || !size_multiply(*in, shape[2], in))
+    for (int s = 0; s < chain->n_site; s++)
+        if (!size_multiply(*out, chain->core[s].shape[1], out) || !size_multiply(*in, chain->core[s].shape[2], in))
             return false;
-        bond = shape[3];
-    }
-    return bond == 1;
+    return true;
 }
+
+/* The most elements of W, and of a product of cores on the way to it: far beyond any model, and no overflow. */
+#define ELEMENTS_MOST ((int64_t)1 << 40)
 
 static int check_terms(const struct source *source, const struct record *record, struct operator *op)
 {
-    int64_t elements;
-
     for (int t = 0; t < op->n_term; t++) {
-        int64_t out, in;
+        int64_t out, in, elements = 0;
+        bool good = chain_size(&op->term[t], &out, &in) && size_multiply(out, in, &elements);
 
-        if (!chain_size(&op->term[t], &out, &in))
-            return bad_operator(source, record, "the bonds of term %d don't join", t);
+        for (int s = 0; s < op->term[t].n_site && good; s++)
+            good = size_multiply(elements, op->term[t].core[s].shape[0], &(int64_t){0});
+        if (!good || elements > ELEMENTS_MOST)
+            return bad_operator(source, record, "its cores make up too large a matrix");
         if (t == 0)
             op->out = out, op->in = in;
         else if (out != op->out || in != op->in)
             return bad_operator(source, record, "term %d is %lld x %lld, expected %lld x %lld", t, (long long)out,
                                 (long long)in, (long long)op->out, (long long)op->in);
     }
-    if (!size_multiply(op->out, op->in, &elements) || elements > INT64_MAX / 8)
-        return bad_operator(source, record, "%lld x %lld is too large", (long long)op->out, (long long)op->in);
     return EX_OK;
 }
 
-/* The core that must come next: term and site as the chains so far say. */
-static int take_core(struct source *source, const struct record *record, struct operator *op, int term, int site)
+/* What a record's map says beyond what is known would be lost, and may change what the numbers mean. */
+static int check_members(const struct source *source, const struct record *record)
 {
-    if (record->kind != RECORD_CORE || strcmp(record->name, op->name) || record->term != term || record->site != site
-        || record->n_term != op->n_term || (site && record->n_site != op->term[term].n_site))
-        return bad_operator(source, record, "expected core %d of term %d of '%s'", site, term, op->name);
-    if (site == 0)
-        allot_term(op, term, record->n_site);
-    return source_load(source, record, &op->term[term].core[site]);
+    static const char *const known[] = {"kind", "name", "term", "site", "dtype", "shape", "bytes"};
+
+    for (void *m = json_first(record->map); m; m = json_following(record->map, m)) {
+        bool found = false;
+
+        for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+            found = found || !strcmp(json_key(m), known[i]);
+        if (!found)
+            return bad_operator(source, record, "'%.100s' is not known to this version", json_key(m));
+    }
+    return EX_OK;
+}
+
+/* The order and completeness of chains is the source's to hold (record_after()). */
+static int take_core(struct source *source, const struct record *record, struct operator *op)
+{
+    int rc = check_members(source, record);
+
+    if (rc)
+        return rc;
+    if (record->site == 0)
+        allot_term(op, record->term, record->n_site);
+    return source_load(source, record, &op->term[record->term].core[record->site]);
 }
 
 static int read_cores(struct source *source, const struct record *record, struct operator *op)
 {
-    int rc = take_core(source, record, op, 0, 0);
+    int rc = take_core(source, record, op), term = 0, site = 0;
 
-    for (int t = 0; t < op->n_term && !rc; t++)
-        for (int s = t == 0 ? 1 : 0; (s == 0 || s < op->term[t].n_site) && !rc; s++) {
-            struct record next = {0};
+    while (!rc && (term < op->n_term - 1 || site < op->term[term].n_site - 1)) {
+        struct record next = {0};
 
-            if (!(rc = source_next(source, &next)))
-                rc = next.kind == RECORD_END ? bad_operator(source, record, "its cores are not all there")
-                                             : take_core(source, &next, op, t, s);
-            record_free(&next);
+        if (!(rc = source_next(source, &next))) {
+            rc = take_core(source, &next, op);
+            term = next.term;
+            site = next.site;
         }
+        record_free(&next);
+    }
     return rc;
 }
 
@@ -104,7 +118,7 @@ int operator_read(struct source *source, const struct record *record, struct ope
     if (record->kind == RECORD_TENSOR) {
         struct tensor matrix;
 
-        if (!(rc = source_load(source, record, &matrix))) {
+        if (!(rc = check_members(source, record)) && !(rc = source_load(source, record, &matrix))) {
             operator_free(op);
             *op = operator_from_matrix(record->name, &matrix);
         }
@@ -182,22 +196,6 @@ int64_t operator_bytes(const struct operator *op)
         for (int s = 0; s < op->term[t].n_site; s++)
             sum += op->term[t].core[s].bytes;
     return sum;
-}
-
-char *operator_describe(const struct operator *op)
-{
-    struct text text = {0};
-    char buffer[DTYPE_NAME];
-
-    for (int t = 0; t < op->n_term; t++)
-        for (int s = 0; s < op->term[t].n_site; s++) {
-            const struct tensor *core = &op->term[t].core[s];
-
-            text_format(&text, "%s%s %lldx%lldx%lldx%lld", s ? " " : t ? " + " : "", dtype_name(core->dtype, buffer),
-                        (long long)core->shape[0], (long long)core->shape[1], (long long)core->shape[2],
-                        (long long)core->shape[3]);
-        }
-    return text.data;
 }
 
 void operator_free(struct operator *op)

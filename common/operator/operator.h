@@ -55,17 +55,31 @@ int64_t operator_parameters(const struct operator *op);
 /* Bytes of the payloads. */
 int64_t operator_bytes(const struct operator *op);
 
-/* The shape as text: "f16 1x576x1x100 100x1x1536x1", terms joined by " + ". The caller frees. */
-char *operator_describe(const struct operator *op);
-
-/* W [out, in] f32, in full. Costs the cores in f32, and one more W for chains other than (out x 1)(1 x in). */
+/* W [out, in] f32, in full. */
 void operator_dense(const struct operator *op, float *w);
 
-/* Rows first..first+rows-1 of W of an operator that is a matrix (operator_is_matrix()). */
-void operator_rows(const struct operator *op, int64_t first, int64_t rows, float *w);
+/* Puts a dense matrix in place of the terms: W as dtype (f32, f16, bf16). EX_DATAERR after a message where a
+ * number is not finite, or too large for f16; then op is as it was. */
+int operator_contract(struct operator *op, struct dtype dtype);
 
-/* Puts a dense matrix in place of the terms: W as dtype (f32, f16, bf16). */
-void operator_contract(struct operator *op, struct dtype dtype);
+/* W band by band: what no program needs in full is never there in full. */
+struct contraction {
+    const struct operator *op;   /* borrowed */
+    int64_t band;                /* rows that are worth computing together: pass multiples of it, save at the end */
+    float **left, **rest;        /* per term, of several cores: the first [o_0 i_0, chi], the product of all others */
+};
+
+/* Costs the cores in f32 and, for chains other than (out x 1)(1 x in), the product of all cores but the first. */
+void contraction_begin(struct contraction *contraction, const struct operator *op);
+
+/* w [rows, in] f32: rows first..first+rows-1, first a multiple of band, rows too or up to the last one. Costs another
+ * rows * in floats where a chain isn't low rank or terms are added. Not to be called inside parallel_for(). */
+void contraction_rows(const struct contraction *contraction, int64_t first, int64_t rows, float *w);
+
+/* Rows to take at a time: whole bands of some MiB. */
+int64_t contraction_step(const struct contraction *contraction);
+
+void contraction_end(struct contraction *contraction);
 
 /* Releases what it owns and zeroes. */
 void operator_free(struct operator *op);

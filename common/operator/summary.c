@@ -1,6 +1,7 @@
 /* summary.c - counts what a source holds. */
 #include "operator/summary.h"
 #include "base/memory.h"
+#include "base/progress.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,6 +20,12 @@ static int64_t product(int rank, const int64_t *shape)
         if (!size_multiply(n, shape[axis], &n))
             return INT64_MAX;
     return n;
+}
+
+/* Counts stop at the largest number: a hostile stream may claim what no disk holds. */
+static int64_t sum(int64_t a, int64_t b)
+{
+    return size_add(a, b, &a) ? a : INT64_MAX;
 }
 
 static struct weight *add_weight(struct summary *summary, const struct record *record)
@@ -65,7 +72,7 @@ static void add_record(struct summary *summary, const struct record *record, con
         w = add_weight(summary, record);
     describe(w, record);
     w->cores++;
-    w->bytes += record->bytes;
+    w->bytes = sum(w->bytes, record->bytes);
     if (item && weights) {
         w->stored_bytes += item->stored_bytes;
         if (strcasecmp(item->stored, dtype_name(record->dtype, buffer)) && record->kind == RECORD_TENSOR)
@@ -74,10 +81,11 @@ static void add_record(struct summary *summary, const struct record *record, con
     if (!weights)
         return;
     if (record->kind == RECORD_CORE && record->term == 0) {
-        w->shape[0] *= record->shape[1];
-        w->shape[1] *= record->shape[2];
+        if (!size_multiply(w->shape[0], record->shape[1], &w->shape[0])
+            || !size_multiply(w->shape[1], record->shape[2], &w->shape[1]))
+            w->shape[0] = w->shape[1] = INT64_MAX;           /* product() says the same */
     }
-    w->stored_parameters += product(record->rank, record->shape);
+    w->stored_parameters = sum(w->stored_parameters, product(record->rank, record->shape));
 }
 
 static bool all_finite(const struct tensor *tensor)
@@ -127,9 +135,9 @@ static void count_up(struct summary *summary)
         if (!weights)
             continue;
         w->parameters = tied && !strcmp(w->name, "lm_head.weight") ? 0 : product(w->rank, w->shape);
-        summary->parameters += w->parameters;
-        summary->stored_parameters += w->stored_parameters;
-        summary->payload_bytes += w->bytes;
+        summary->parameters = sum(summary->parameters, w->parameters);
+        summary->stored_parameters = sum(summary->stored_parameters, w->stored_parameters);
+        summary->payload_bytes = sum(summary->payload_bytes, w->bytes);
     }
 }
 
@@ -143,6 +151,7 @@ int summary_take(struct summary *summary, struct source *source, bool verify)
     summary->config = json_clone(source->config);
     summary->history = json_clone(source->history);
     while (!(rc = source_next(source, &record)) && record.kind != RECORD_END) {
+        progress_step(record.name);
         add_record(summary, &record, source_item(source));
         if (verify)
             rc = verify_record(source, &record);
@@ -177,9 +186,9 @@ static struct json *weight_json(const struct weight *w)
     return object;
 }
 
-struct json *summary_json(const struct summary *summary)
+struct json *summary_json(const struct summary *summary, bool totals_only)
 {
-    struct json *report = json_make_object(), *tensors = json_make_array();
+    struct json *report = json_make_object(), *tensors;
 
     json_put(report, "name", json_make_string(summary->name));
     json_put(report, "format", json_make_string(summary->format));
@@ -189,6 +198,9 @@ struct json *summary_json(const struct summary *summary)
     json_put(report, "file_bytes", json_make_int(summary->file_bytes));
     json_put(report, "config", summary->config ? json_clone(summary->config) : json_make_null());
     json_put(report, "history", json_clone(summary->history));
+    if (totals_only)
+        return report;
+    tensors = json_make_array();
     for (size_t i = 0; i < summary->n_weight; i++)
         json_append(tensors, weight_json(&summary->weight[i]));
     json_put(report, "tensors", tensors);

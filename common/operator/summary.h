@@ -33,8 +33,8 @@ struct summary {
 int summary_take(struct summary *summary, struct source *source, bool verify);
 
 /* {"name", "format", "parameters", "stored_parameters", "payload_bytes", "file_bytes", "config", "history",
- * "tensors": [...]} */
-struct json *summary_json(const struct summary *summary);
+ * and, unless totals_only, "tensors": [...]} */
+struct json *summary_json(const struct summary *summary, bool totals_only);
 
 void summary_free(struct summary *summary);
 

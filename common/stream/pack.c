@@ -60,7 +60,7 @@ int pack_write(const struct json *value, struct text *out)
 
     msgpack_packer_init(&packer, out, append);
     if (!pack_value(&packer, value, 1) || out->length - before > PACK_LIMIT)
-        return fail(EX_SOFTWARE, "a map is larger than %d bytes or deeper than %d levels", PACK_LIMIT, PACK_DEPTH);
+        return fail(EX_DATAERR, "a map is larger than %d bytes or deeper than %d levels", PACK_LIMIT, PACK_DEPTH);
     return EX_OK;
 }
 

@@ -10,7 +10,7 @@
 enum { PACK_LIMIT = 16 << 20 };      /* bytes of a map */
 enum { PACK_DEPTH = 16 };            /* levels of maps and arrays in each other */
 
-/* Appends value as msgpack, in the shortest encodings. EX_OK, or EX_SOFTWARE where it exceeds PACK_LIMIT or
+/* Appends value as msgpack, in the shortest encodings. EX_OK, or EX_DATAERR where it exceeds PACK_LIMIT or
  * PACK_DEPTH. */
 int pack_write(const struct json *value, struct text *out);
 

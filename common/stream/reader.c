@@ -155,11 +155,13 @@ static int parse_header(struct reader *reader, struct json *map)
         return bad(reader, "not a tensor stream");
     if (version != WIRE_VERSION)
         return bad(reader, "version %lld of the tensor stream, expected %d", (long long)version, WIRE_VERSION);
-    if (json_kind(json_at(map, "history")) != JSON_KIND_ARRAY)
-        return bad(reader, "a header without history");
+    if (!history_good(json_at(map, "history")))
+        return bad(reader, "the history is not an array of {program, version, options}");
     reader->history = json_keep(json_at(map, "history"));
     if (json_kind(json_at(map, "config")) == JSON_KIND_OBJECT)
         reader->config = json_keep(json_at(map, "config"));
+    else if (json_kind(json_at(map, "config")) != JSON_KIND_NULL)
+        return bad(reader, "the configuration is neither a map nor nil");
     return EX_OK;
 }
 
@@ -214,7 +216,18 @@ int reader_open(struct reader *reader, const char *path)
     return take_header(reader);
 }
 
-/* The end: its map must be exactly the one expected, and nothing may follow. */
+static int check_order(struct reader *reader, const struct record *record)
+{
+    const char *trouble = record_after(&reader->last, record);
+
+    if (trouble)
+        return bad(reader, "'%s': %s", record ? record->name : reader->last.name, trouble);
+    if (record)
+        record_remember(&reader->last, record);
+    return EX_OK;
+}
+
+/* The end: it counts the records, all chains are whole, and nothing follows. */
 static int take_end(struct reader *reader, const struct json *map, const struct text *packed)
 {
     int64_t count = json_as_int(json_at(map, "count"), -1);
@@ -225,24 +238,11 @@ static int take_end(struct reader *reader, const struct json *map, const struct 
         return bad(reader, "the end record counts %lld records, expected %lld", (long long)count,
                    (long long)reader->count);
     hash_update(reader->stream_hash, packed->data, packed->length);
-    if ((rc = take_checksum(reader, hash_value(reader->stream_hash))))
+    if ((rc = take_checksum(reader, hash_value(reader->stream_hash))) || (rc = check_order(reader, NULL)))
         return rc;
     reader->state = STATE_END;
     if (buffered(reader) || take_some(reader, &more, 1) != 0)
         return bad(reader, "bytes follow the end record");
-    return EX_OK;
-}
-
-static int check_order(struct reader *reader, const struct record *record)
-{
-    if (reader->last.name && record_compare(&reader->last, record) >= 0)
-        return bad(reader, "'%s' comes after '%s', twice or against the order of streams", record->name,
-                   reader->last.name);
-    free(reader->last.name);
-    reader->last = *record;
-    reader->last.name = xstrdup(record->name);
-    reader->last.map = NULL;
-    reader->last.packed = NULL;
     return EX_OK;
 }
 

@@ -13,11 +13,11 @@ static const char *const kind_names[] = {
 
 static void make_map(struct record *record)
 {
-    struct json *map = json_make_object(), *shape = json_make_array(), *name = json_make_string(record->name);
+    struct json *map = json_make_object(), *shape = json_make_array();
     char buffer[DTYPE_NAME];
 
     json_put(map, "kind", json_make_string(kind_names[record->kind]));
-    json_put(map, "name", name ? name : json_make_string("?"));
+    json_put(map, "name", json_make_string(record->name));
     if (record->kind == RECORD_CORE) {
         struct json *term = json_make_array(), *site = json_make_array();
 
@@ -76,6 +76,15 @@ struct record record_copy(const struct record *record)
     return copy;
 }
 
+/* A string that ends where C sees it end, or NULL. */
+static const char *plain_string(const struct json *map, const char *key)
+{
+    const struct json *value = json_at(map, key);
+    const char *text = json_as_string(value, NULL);
+
+    return text && strlen(text) == json_as_length(value) ? text : NULL;
+}
+
 /* "term" and "site": [index, count]. */
 static bool parse_pair(const struct json *map, const char *key, int *index, int *count)
 {
@@ -104,7 +113,7 @@ static bool parse_shape(const struct json *map, struct record *record)
 
 static char *parse_known(const struct json *map, struct record *record)
 {
-    const char *dtype = json_as_string(json_at(map, "dtype"), NULL);
+    const char *dtype = plain_string(map, "dtype");
     int64_t bytes;
 
     if (!dtype)
@@ -123,6 +132,9 @@ static char *parse_known(const struct json *map, struct record *record)
         return xstrdup("bad term or site");
     if (record->kind == RECORD_CORE && (record->rank != 4 || !dtype_is_real(record->dtype)))
         return xstrdup("a core that is not four axes of numbers");
+    for (int axis = 0; axis < record->rank && record->kind == RECORD_CORE; axis++)
+        if (record->shape[axis] == 0)
+            return xstrdup("a core with an axis of length 0");
     return NULL;
 }
 
@@ -149,8 +161,7 @@ static const char *name_trouble(const struct record *record)
 
 int record_parse(struct json *map, struct record *record, char **reason)
 {
-    const char *kind = json_as_string(json_at(map, "kind"), NULL);
-    const char *name = json_as_string(json_at(map, "name"), NULL);
+    const char *kind = plain_string(map, "kind"), *name = plain_string(map, "name");
 
     *record = (struct record){.kind = RECORD_OTHER, .n_term = 1, .n_site = 1, .dtype = DTYPE(U8), .map = map};
     record->name = name ? xstrdup(name) : NULL;
@@ -176,6 +187,47 @@ void record_free(struct record *record)
     free(record->packed);
     json_drop(record->map);
     *record = (struct record){0};
+}
+
+/* The chain that last belongs to goes on: with its next core, or with the first core of the next term. */
+static const char *chain_after(const struct record *last, const struct record *next)
+{
+    if (!next || next->kind != RECORD_CORE || strcmp(next->name, last->name))
+        return "the cores before it are not all there";
+    if (last->site < last->n_site - 1) {
+        if (next->term != last->term || next->site != last->site + 1 || next->n_site != last->n_site)
+            return "not the core that follows the one before it";
+        return next->shape[0] == last->shape[3] ? NULL : "its bond doesn't join that of the core before it";
+    }
+    return next->term == last->term + 1 && next->site == 0 ? NULL : "not the core that follows the one before it";
+}
+
+const char *record_after(const struct record *last, const struct record *next)
+{
+    const char *trouble = NULL;
+
+    if (last->name && last->kind == RECORD_CORE && (last->site < last->n_site - 1 || last->term < last->n_term - 1))
+        trouble = chain_after(last, next);
+    else if (next && last->name && (record_compare(last, next) >= 0 || !strcmp(last->name, next->name)))
+        trouble = "twice, or against the order of streams";
+    else if (next && next->kind == RECORD_CORE && (next->term || next->site))
+        trouble = "the cores that come before it are missing";
+    if (trouble || !next || next->kind != RECORD_CORE)
+        return trouble;
+    if (next->site == 0 && next->shape[0] != 1)
+        return "the first bond of a term is not 1";
+    if (next->site == next->n_site - 1 && next->shape[3] != 1)
+        return "the last bond of a term is not 1";
+    return last->name && !strcmp(last->name, next->name) && last->n_term != next->n_term ? "another number of terms" : NULL;
+}
+
+void record_remember(struct record *last, const struct record *record)
+{
+    free(last->name);
+    *last = *record;
+    last->name = xstrdup(record->name);
+    last->map = NULL;
+    last->packed = NULL;
 }
 
 enum section record_section(const char *name, int64_t *block)

@@ -41,7 +41,8 @@ struct record record_copy(const struct record *record);
  * missing or wrong: unknown dtype, a size that doesn't match dtype and shape, term and site out of range. */
 int record_parse(struct json *map, struct record *record, char **reason);
 
-/* What makes a name unfit for streams, messages and file lists ("no name", "a name with control characters"), or NULL. */
+/* What makes a name unfit for streams, messages and file lists ("no name", "a name with control characters"), or
+ * NULL. */
 const char *record_name_trouble(const char *name);
 
 /* Releases what it owns and zeroes. */
@@ -51,6 +52,13 @@ void record_free(struct record *record);
  * name, then by term and site. Negative, 0, positive as a comes before, is, or comes after b. Since the order is
  * strict, a name can't stand twice. */
 int record_compare(const struct record *a, const struct record *b);
+
+/* Why next may not come after last: order, completeness and bonds of chains; NULL where it may. last without a
+ * name stands for the beginning, next NULL for the end. */
+const char *record_after(const struct record *last, const struct record *next);
+
+/* Keeps in last what record_after() needs of record; last->name is freed and owned. */
+void record_remember(struct record *last, const struct record *record);
 
 enum section { SECTION_FILES, SECTION_EMBEDDING, SECTION_BLOCKS, SECTION_NORM, SECTION_HEAD, SECTION_OTHER };
 

@@ -63,18 +63,14 @@ int writer_open(struct writer *writer, const char *path, const struct json *conf
     return put_bare(writer, map, writer->record_hash);
 }
 
-static int check_order(struct writer *writer, struct record *record)
+static int check_order(struct writer *writer, const struct record *record)
 {
-    if (record->kind == RECORD_END)
-        return fail(EX_SOFTWARE, "'%s': an end record is not to be written", writer->where);
-    if (writer->last.name && record_compare(&writer->last, record) >= 0)
-        return fail(EX_SOFTWARE, "'%s': '%s' comes after '%s', against the order of streams", writer->where,
-                    record->name, writer->last.name);
-    free(writer->last.name);
-    writer->last = *record;
-    writer->last.name = xstrdup(record->name);
-    writer->last.packed = NULL;
-    writer->last.map = NULL;
+    const char *trouble = record_after(&writer->last, record);
+
+    if (trouble)
+        return fail(EX_SOFTWARE, "'%s': '%s': %s", writer->where, record ? record->name : "end", trouble);
+    if (record)
+        record_remember(&writer->last, record);
     return EX_OK;
 }
 
@@ -181,9 +177,12 @@ int writer_put(struct writer *writer, struct record *record, const void *payload
 
 int writer_end(struct writer *writer)
 {
-    struct json *map = json_make_object();
-    int rc;
+    struct json *map;
+    int rc = check_order(writer, NULL);
 
+    if (rc)
+        return rc;
+    map = json_make_object();
     json_put(map, "kind", json_make_string("end"));
     json_put(map, "count", json_make_int(writer->count));
     rc = put_bare(writer, map, writer->stream_hash);
@@ -198,6 +197,19 @@ void writer_close(struct writer *writer)
     free(writer->last.name);
     free(writer->where);
     *writer = (struct writer){.output.fd = -1};
+}
+
+bool history_good(const struct json *history)
+{
+    for (size_t i = 0; i < json_count(history); i++) {
+        const struct json *entry = json_item(history, i);
+
+        if (json_kind(json_at(entry, "program")) != JSON_KIND_STRING
+            || json_kind(json_at(entry, "version")) != JSON_KIND_STRING
+            || json_kind(json_at(entry, "options")) != JSON_KIND_OBJECT)
+            return false;
+    }
+    return json_kind(history) == JSON_KIND_ARRAY;
 }
 
 struct json *history_entry(const char *program, struct json *options)

@@ -43,6 +43,9 @@ int writer_end(struct writer *writer);
 /* Releases; an output that was not ended is removed (a file) or left without an end record (a pipe). */
 void writer_close(struct writer *writer);
 
+/* Whether a history is an array of entries as history_entry() makes them. */
+bool history_good(const struct json *history);
+
 /* One entry for a history: {program, version, options}; options is stolen, an object without paths, threads,
  * verbosity. */
 struct json *history_entry(const char *program, struct json *options);

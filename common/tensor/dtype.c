@@ -77,11 +77,30 @@ int dtype_size(struct dtype dtype)
     return dtype.kind == DTYPE_GROUP ? 0 : plain[dtype.kind].size;
 }
 
+/* An empty tensor has no bytes that bound its other axes: those are bounded here, or loops over empty rows never
+ * end. */
+#define EMPTY_MOST ((int64_t)1 << 24)
+
+static bool empty_good(int rank, const int64_t *shape)
+{
+    int64_t product = 1;
+    bool empty = false;
+
+    for (int axis = 0; axis < rank; axis++) {
+        empty = empty || shape[axis] == 0;
+        if (shape[axis] < 0 || !size_multiply(product, shape[axis] ? shape[axis] : 1, &product))
+            return false;
+    }
+    return !empty || product <= EMPTY_MOST;
+}
+
 int64_t dtype_payload(struct dtype dtype, int rank, const int64_t *shape)
 {
     int64_t bytes = dtype_size(dtype);
     struct group_layout layout;
 
+    if (!empty_good(rank, shape))
+        return -1;
     if (dtype.kind == DTYPE_GROUP)
         return group_layout(dtype, rank, shape, &layout) ? layout.total : -1;
     for (int axis = 0; axis < rank; axis++)

@@ -50,7 +50,7 @@ bool dtype_is_real(struct dtype dtype);
 int dtype_size(struct dtype dtype);
 
 /* Bytes of the payload of a tensor: plain formats rank 0 or more, group formats rank 1 or more. -1 where a size is
- * negative or the product exceeds INT64_MAX. */
+ * negative, the product exceeds INT64_MAX, or an empty tensor's other axes multiply to more than 2^24. */
 int64_t dtype_payload(struct dtype dtype, int rank, const int64_t *shape);
 
 /* Where things lie in the payload of a group format. */

@@ -294,11 +294,11 @@ void tensor_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, f
                        rows * length, out);
 }
 
-void tensor_set_rows(struct tensor *tensor, int64_t first, int64_t rows, const float *in)
+void tensor_set_elements(struct tensor *tensor, int64_t first, int64_t count, const float *in)
 {
-    int64_t length = tensor_row_length(tensor), count = rows * length, i = 0;
-    unsigned char *at = tensor->data + first * length * dtype_size(tensor->dtype);
+    unsigned char *at = tensor->data + first * dtype_size(tensor->dtype);
     uint16_t *half = (void *)at;
+    int64_t i = 0;
 
     switch (tensor->dtype.kind) {
     case DTYPE_F32:
@@ -315,6 +315,29 @@ void tensor_set_rows(struct tensor *tensor, int64_t first, int64_t rows, const f
     default:
         assert(!"f32, f16 or bf16");
     }
+}
+
+void tensor_set_rows(struct tensor *tensor, int64_t first, int64_t rows, const float *in)
+{
+    int64_t length = tensor_row_length(tensor);
+
+    tensor_set_elements(tensor, first * length, rows * length, in);
+}
+
+bool tensor_is_finite(const struct tensor *tensor)
+{
+    const uint32_t *word = (const void *)tensor->data;
+    const uint16_t *half = (const void *)tensor->data;
+    uint16_t exponent = tensor->dtype.kind == DTYPE_F16 ? 0x7c00 : 0x7f80;
+    int64_t count = tensor_count(tensor), bad = 0;
+
+    if (tensor->dtype.kind == DTYPE_F32)
+        for (int64_t i = 0; i < count; i++)
+            bad += (word[i] & 0x7f800000u) == 0x7f800000u;
+    else
+        for (int64_t i = 0; i < count; i++)
+            bad += (half[i] & exponent) == exponent;
+    return bad == 0;
 }
 
 struct conversion {

@@ -38,6 +38,12 @@ void tensor_get(const struct tensor *tensor, float *out);
 void tensor_set_rows(struct tensor *tensor, int64_t first, int64_t rows, const float *in);
 void tensor_set(struct tensor *tensor, const float *in);
 
+/* The same for elements first..first+count-1. */
+void tensor_set_elements(struct tensor *tensor, int64_t first, int64_t count, const float *in);
+
+/* Whether all numbers of an f32, f16 or bf16 tensor are finite: rounding to f16 overflows beyond 65504. */
+bool tensor_is_finite(const struct tensor *tensor);
+
 /* Single numbers. */
 float half_to_float(uint16_t half);
 uint16_t half_from_float(float value);           /* overflow gives infinity, NaN stays NaN */

@@ -5,6 +5,10 @@ setup() {
     cd "$TOP" || exit
 }
 
+teardown() {
+    [ -z "${server-}" ] || kill "$server" || true
+}
+
 graph() {
     make --no-print-directory V= R="$R" "$@"
 }
@@ -22,8 +26,88 @@ contents() {
 }
 
 @test "steps become programs from left to right, modifiers their options" {
-    run graph -n stories-q4-g32-zmin-keep50-sites3
-    [[ $output == *'| quantize '*'--bits 4 --group 32 --zero min | mpo-decompose '*'--keep 50e-2 --sites 3 '* ]]
+    run graph -n stories-keep50-sites3-q4-g32-zmin
+    [[ $output == *'| mpo-decompose '*'--keep 50e-2 --sites 3 | quantize '*'--bits 4 --group 32 --zero min '* ]]
+}
+
+# refused TARGET WORDS: make says no, in one line with these words, before it does anything.
+refused() {
+    local said
+    if said=$(graph "$1" 2>&1) || [[ $said == *$'\n'* || $said != *"$2"* || -e $R ]]; then
+        echo "$1: $said"
+        return 1
+    fi
+}
+
+@test "a step that would do nothing is refused by name" {
+    refused stories-q4-chi8 "step 'chi8' behind 'q4' would do nothing"
+    refused stories-q4-g32-chi8 "step 'chi8' behind 'q4' would do nothing"
+    refused stories-chi8-q4-chi16 "step 'chi16' behind 'q4' would do nothing"
+    refused stories-chi8-sites3-keep50 "step 'keep50' behind 'chi8' would do nothing"
+    refused stories-seed-chi4 "step 'chi4' behind 'seed' would do nothing"
+    refused stories-q4-q8 "step 'q8' behind 'q4' would do nothing"
+    refused "$R/stories/q4-q8/report.json" "step 'q8' behind 'q4' would do nothing"
+}
+
+@test "an option's step stands behind its program's step, once" {
+    refused stories-g32 "step 'g32' must stand behind qN"
+    refused stories-sites3-chi4 "step 'sites3' must stand behind chiN or keepN"
+    refused stories-chi4-q4-sites3 "step 'sites3' must stand behind chiN or keepN, not behind 'q4'"
+    refused stories-chi4-zint-q4 "step 'zint' must stand behind qN, not behind 'chi4'"
+    refused stories-q4-g32-g64 "step 'g64': 'q4' has that option already"
+    refused stories-q4-zmin-zint "step 'zint': 'q4' has that option already"
+}
+
+@test "empty steps and numbers that are none are refused" {
+    for sentence in stories- stories-chi8- stories--chi8 stories-chi8--q4; do
+        refused "$sentence" "empty step in '-${sentence#stories-}'"
+    done
+    refused stories-chi008 "step 'chi008': numbers begin at 1"
+    refused stories-chi8-q4-g0 "step 'g0': numbers begin at 1"
+    refused stories-q7 "step 'q7': N is one of 2 3 4 5 6 8"
+}
+
+@test "a plan whose name a sentence can't have is not listed" {
+    cp -r Makefile pipelines "$BATS_TEST_TMPDIR"
+    cd "$BATS_TEST_TMPDIR"
+    echo '* chi=4' >pipelines/plans/mine.plan
+    echo '* chi=4' >pipelines/plans/my-own.plan
+    graph help >text
+    grep -q '^  mine ' text
+    run grep my-own text
+    [ "$status" -ne 0 ]
+}
+
+@test "variables come from the call and not from the environment" {
+    [ "$(MODEL=/nowhere B=/nowhere BIN=/nowhere/bin make -n clean B="$R/b" BIN="$R/b/bin")" = "rm -rf $R/b $R/b/bin" ]
+    run env -u MAKEFLAGS B=/nowhere BIN=/nowhere R=/nowhere THREADS=99 make -n stories-chi8 clean
+    [[ $output != *nowhere* && $output != *99* ]]
+    MODEL=pipelines/models/stories260K refused my-chi8 "unknown model 'my'"
+}
+
+@test "layers are counted for a goal that needs them, and for no other" {
+    for variable in MODEL GRANITE SMOLLM2; do
+        graph "$variable=/nowhere" help >/dev/null
+        graph "$variable=/nowhere" -n stories-chi8 >/dev/null
+        graph "$variable=/nowhere" -n clean >/dev/null
+    done
+    run graph GRANITE=/nowhere -n granite-chi8
+    [ "$status" -ne 0 ]
+    [[ $output == *"cannot tell how many layers '/nowhere' has"* ]]
+}
+
+@test "paths that make can't take are refused in one line" {
+    # shellcheck disable=SC2016 # the dollar is meant
+    for path in 'a b' $'a\tb' "a'b" 'a"b' 'a$b' 'a#b' 'a:b' 'a%b' 'a(b' 'a;b'; do
+        for variable in MODEL GRANITE SMOLLM2 R; do
+            run make "$variable=$path" help
+            [ "$status" -ne 0 ]
+            [ "${#lines[@]}" -eq 1 ]
+            [[ $output == *"$variable is [$path]: "* ]] || { echo "$output"; false; }
+        done
+    done
+    run make R= help
+    [[ $output == *'R is empty'* ]]
 }
 
 @test "a plan's file is a step" {
@@ -84,6 +168,19 @@ contents() {
     rm before
 }
 
+@test "a file that the model has lost is noticed" {
+    graph stories-chi8
+    contents stories/chi8 >"$BATS_TEST_TMPDIR/whole"
+    for file in model.safetensors tokenizer.json; do
+        rm "$R/stories/chi8/model/$file"
+        run graph stories-chi8
+        [[ $output == *JOIN* && $output == *MEASURE* && $output != *PIPE* ]]
+        contents stories/chi8 | diff "$BATS_TEST_TMPDIR/whole" -
+    done
+    run graph stories-chi8
+    [[ $output != *JOIN* && $output != *MEASURE* ]]
+}
+
 @test "any number of jobs gives the same bytes" {
     graph stories-chi8
     contents stories/chi8 >"$BATS_TEST_TMPDIR/one"
@@ -99,6 +196,9 @@ contents() {
     [[ $output != *PIPE* ]]
     run graph MODEL="$BATS_TEST_TMPDIR/other" my-q4
     [ "$(grep -c PIPE <<<"$output")" -eq 6 ]
+    touch -d '+2 seconds' "$BATS_TEST_TMPDIR/other/model.safetensors"
+    [ "$(graph -n MODEL="$BATS_TEST_TMPDIR/other" my-q4 | grep -c 'extract-layer .* -o')" -eq 6 ]
+    [ "$(graph -n GRANITE="$BATS_TEST_TMPDIR/other" granite-q4 | grep -c 'extract-layer .* -o')" -eq 6 ]
     run graph MODEL="$BATS_TEST_TMPDIR/nowhere" my-q4
     [ "$status" -ne 0 ]
     [[ $output == *nowhere* ]]
@@ -114,6 +214,10 @@ assert sum(g["parameters"] for g in groups) == whole["parameters"] == report["so
 assert report["source"]["bytes"] == os.path.getsize("pipelines/models/stories260K/model.safetensors")
 disk = sum(e.stat().st_size for e in os.scandir(sys.argv[1] + "/model") if e.name.endswith(".safetensors"))
 assert whole["bytes"] == disk, (whole, disk)
+assert sum(g["bytes"] for g in groups) + report["headers"]["bytes"] == disk, report
+with open(sys.argv[1] + "/model/model.safetensors", "rb") as file:
+    assert report["headers"]["bytes"] == 8 + int.from_bytes(file.read(8), "little")
+assert report["matrices"] == {"count": 35, "cut": 35, "packed": 35, "kept": 0}, report["matrices"]
 assert report["bpw_model"] == 8 * disk / 260032
 linear = [g for g in groups if g["name"].startswith(("attention", "MLP"))]
 assert len(linear) == 7
@@ -122,6 +226,26 @@ assert 0 < report["error"] < 1
 assert all(0 < g["error"] < 1 for g in linear), linear
 PYTHON
     pipelines/table "$R/stories/chi16-q8/report.json" | grep -q '^attention q  *81,920\|^attention q  *20,480'
+}
+
+@test "a table says which matrices stayed as they were, and what is stored wider than 16 bits" {
+    graph stories-seed >table
+    grep -q '^35 of 35 matrices kept as they were; 0 cut into cores, 0 packed' table
+    grep -q '^embedding, attention q, .*: stored as f32, as the source has it' table
+    graph stories-chi8-q8 >table
+    grep -q '^0 of 35 matrices kept as they were; 35 cut into cores, 35 packed' table
+    run grep 'stored as f32' table
+    [ "$status" -ne 0 ]
+    rm table
+}
+
+@test "a copy at hand is not downloaded" {
+    run graph SMOLLM2=pipelines/models/stories260K GRANITE=pipelines/models/stories260K fetch-smollm2 fetch-granite
+    [ "$status" -eq 0 ]
+    [[ $output != *fetch-package* && $output != *fetch-checkpoint* ]]
+    run graph SMOLLM2=/nowhere.gguf fetch-smollm2
+    [ "$status" -ne 0 ]
+    [ ! -e "$R" ]
 }
 
 @test "layers are counted in directories and streams" {
@@ -142,6 +266,27 @@ PYTHON
     [ "$(sort -n most | tail -1)" -le 2 ]
     run "$TOP/pipelines/slot" 'exit 65 | cat'
     [ "$status" -eq 65 ]
+}
+
+@test "slots: their number is checked, their folder is the user's own" {
+    for slots in 0 x -1 1.5 08 ''; do
+        SLOTS=$slots run pipelines/slot 'echo ran'
+        if [ -n "$slots" ]; then
+            [ "$status" -eq 64 ]
+            [[ $output == "slot: SLOTS is '$slots', expected a whole number from 1" ]]
+        else
+            [ "$output" = ran ]
+        fi
+    done
+    export TMPDIR=$BATS_TEST_TMPDIR/tmp
+    mkdir "$TMPDIR"
+    (umask 0 && pipelines/slot true)
+    [ "$(stat -c %a "$TMPDIR/lapidary-slots.$UID")" = 700 ]
+    rm -r "$TMPDIR/lapidary-slots.$UID"
+    ln -s "$BATS_TEST_TMPDIR" "$TMPDIR/lapidary-slots.$UID"
+    run pipelines/slot 'echo ran'
+    [ "$status" -eq 73 ]
+    [ -z "$(find "$BATS_TEST_TMPDIR" -maxdepth 1 -name queue)" ]
 }
 
 # A checkpoint in two shards, served from a folder.
@@ -166,6 +311,54 @@ JSON
     "$TOP/pipelines/fetch-checkpoint" "file://$PWD/served" got 2>said
     diff -r served got
     grep -q 'to download' said
+}
+
+@test "a checkpoint's partial file that is too large is thrown away; files that not every model has may be missing" {
+    served
+    mkdir got
+    head -c 400000 /dev/zero >got/model-00001-of-00002.safetensors.part
+    rm served/special_tokens_map.json served/generation_config.json
+    "$TOP/pipelines/fetch-checkpoint" "file://$PWD/served" got
+    diff -r served got
+    rm -r got served/tokenizer.json
+    run "$TOP/pipelines/fetch-checkpoint" "file://$PWD/served" got
+    [ "$status" -ne 0 ]
+}
+
+# Serves the folder without telling lengths, and answers HEAD for the path $1 with 503. Sets server and url.
+serve_without_lengths() {
+    coproc python3 -u - "${1-}" 2>/dev/null 3>&- <<'PYTHON'
+import functools, http.server, sys
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def send_header(self, name, value):
+        if name.lower() != "content-length":
+            super().send_header(name, value)
+    def do_HEAD(self):
+        self.send_error(503) if self.path == sys.argv[1] else super().do_HEAD()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory="served"))
+print(server.server_port)
+server.serve_forever()
+PYTHON
+    server=$!
+    read -r -t 20 -u "${COPROC[0]}" port
+    url=http://127.0.0.1:$port
+}
+
+@test "a server that tells no sizes will do; one that fails is no server without the file" {
+    served
+    rm served/special_tokens_map.json
+    serve_without_lengths
+    mkdir got
+    head -c 100000 /dev/zero >got/model-00001-of-00002.safetensors.part
+    "$TOP/pipelines/fetch-checkpoint" "$url" got
+    diff -r served got
+    kill "$server"
+    wait "$server" || true
+    rm -r got
+    serve_without_lengths /tokenizer_config.json
+    run "$TOP/pipelines/fetch-checkpoint" "$url" got
+    [ "$status" -ne 0 ]
+    [ ! -e got/model.safetensors.index.json ]
 }
 
 @test "a checkpoint whose shards are too small is refused, and has no index" {

@@ -70,12 +70,18 @@ check_example() {
     sed -n '/^```sh$/,/^```$/{/^```/d;p}' "$TOP/README.md" >sentences
     [ -s sentences ]
     sh -e sentences
+    # Once more where a pipe fails with any of its programs, and with each of the loop's comparisons looked at.
+    rm -r cut
+    bash -e -o pipefail sentences >said
+    [ "$(grep -c 'relative error' said)" -eq 5 ]
+    [ "$(tail -4 said | grep -c 'relative error 0\.[0-9]')" -eq 4 ]
 }
 
 @test "the driver runs programs, and a shell that finds them" {
     export LAPIDARY_PROGRAMS=$BIN
     local driver=$TOP/pipelines/lapidary
     [ "$("$driver" tensor-info --version)" = "$(tensor-info --version)" ]
+    [ "$("$driver" --version)" = "$(tensor-info --version | sed 's/^tensor-info/lapidary/')" ]
     "$driver" --help | grep -q '^  quantize$'
     PATH=/usr/bin:/bin "$driver" shell sh -c 'extract-layer model | tensor-info --summary'
     run "$driver" no-such-program
@@ -89,6 +95,8 @@ check_example() {
     local root=$BATS_TEST_TMPDIR/root
     make -C "$TOP" --no-print-directory install DESTDIR="$root" PREFIX=/usr >log
     [ "$(find "$root/usr/share/man/man1" -name 'lapidary-*.1' | wc -l)" -eq "$(programs | wc -l)" ]
+    grep -q 'tensor.*diff' "$root/usr/share/man/man1/lapidary.1"
+    [ "$(grep -l 'lapidary shell' "$root"/usr/share/man/man1/*.1 | wc -l)" -eq $(($(programs | wc -l) + 1)) ]
     [ "$("$root/usr/bin/lapidary" quantize --version)" = "$(quantize --version)" ]
 
     PATH=$root/usr/bin:$PATH

@@ -169,7 +169,7 @@ programs="extract-layer mpo-decompose mpo-contract quantize assemble tensor-info
     [[ $output == *"q_proj.weight"*"q3-row-none 64x64"* ]]
     [[ $output == *"k_proj.weight"*"q8-64-min 32x64"* ]]
     [[ $output == *"down_proj.weight"*"f32 64x172"* ]]
-    for line in "* bits=7" "* bits" "* depth=3" "* chi=4 keep=.5" "* group=0"; do
+    for line in "* bits=7" "* bits" "* depth=3" "* chi=4 keep=.5" "* group=0" "* chi=4 chi=8"; do
         printf '\n%s\n' "$line" > bad.plan
         run quantize -q --plan bad.plan "$BATS_FILE_TMPDIR/layer.tns"
         [ "$status" -eq 65 ]
@@ -186,4 +186,64 @@ programs="extract-layer mpo-decompose mpo-contract quantize assemble tensor-info
     [ "$status" -eq 64 ]
     run tensor-diff - -
     [ "$status" -eq 64 ]
+}
+
+@test "closed standard streams: no message ends up in an output" {
+    mpo-decompose --chi 1000 -o out.tns "$BATS_FILE_TMPDIR/whole.tns" 2>&-
+    tensor-info out.tns > /dev/null
+    mpo-decompose -v --chi 4 -o out.tns "$BATS_FILE_TMPDIR/whole.tns" <&- >&- 2>&-
+    tensor-info out.tns > /dev/null
+    run bash -c "extract-layer '$MODEL' >&-"
+    [ "$status" -eq 74 ]
+    run bash -c "quantize -q <&- > out"
+    [ "$status" -eq 74 ]
+}
+
+@test "a program that is stopped leaves nothing behind" {
+    mkfifo pipe
+    for signal in INT TERM HUP; do
+        for program in "mpo-contract -o out.tns" "assemble -q -o out"; do
+            # shellcheck disable=SC2086
+            env --default-signal=INT $program pipe 3>&- & job=$!
+            exec 4> pipe
+            head -c 500000 "$BATS_FILE_TMPDIR/whole.tns" >&4
+            for _ in $(seq 100); do [ -z "$(ls -d .out*.part 2> /dev/null)" ] || break; sleep 0.02; done
+            [ -n "$(ls -d .out*.part)" ]
+            kill -s $signal $job
+            code=0
+            wait $job || code=$?
+            exec 4>&-
+            [ "$code" -eq $((128 + $(kill -l $signal))) ]
+            [ "$(ls -A)" = pipe ]
+        done
+    done
+}
+
+@test "outputs that can't be are refused before the work, links are followed" {
+    for name in "" new/ .; do
+        run quantize -q -o "$name" "$BATS_FILE_TMPDIR/layer.tns"
+        [ "$status" -eq 73 ]
+        [ "${#lines[@]}" -eq 1 ]
+    done
+    echo old > target
+    ln -s target link
+    quantize -q -o link "$BATS_FILE_TMPDIR/layer.tns"
+    [ -L link ]
+    tensor-info target > /dev/null
+}
+
+@test "help and version arrive, or say so" {
+    run bash -c "quantize --help > /dev/full"
+    [ "$status" -eq 74 ]
+    run bash -c "quantize --version > /dev/full"
+    [ "$status" -eq 74 ]
+}
+
+@test "summaries say how many weights were changed, and which were not" {
+    run quantize --bits 4 -o out.tns "$BATS_FILE_TMPDIR/whole.tns"
+    [[ $output == "quantize: 36 of 36 weights packed, embedding and head at 8 bits (--embedding-bits), "*", relative error 0.0"* ]]
+    run quantize --bits 4 --match nothing -o out.tns "$BATS_FILE_TMPDIR/whole.tns"
+    [[ $output == "quantize: no weight matches: nothing was packed" ]]
+    run tensor-info --json --summary "$BATS_FILE_TMPDIR/whole.tns"
+    [[ $output == *'"parameters": 260032'* && $output != *tensors* ]]
 }

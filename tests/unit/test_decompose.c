@@ -102,12 +102,21 @@ static void test_keeps(void)
 static void test_refuses(void)
 {
     struct decomposition how = {.budget = {.chi = 2}, .sites = 2, .dtype = DTYPE(F16)};
-    struct operator op = matrix(40, 60, DTYPE(F32), 1e5f);
+    struct operator op;
     struct decomposed result;
 
-    assert_int_equal(run(&op, &how, &result), EX_DATAERR);
-    assert_non_null(strstr(message, "use --dtype bf16 or f32"));
-    assert_true(operator_is_dense(&op));
+    for (int small = 0; small < 2; small++) {                   /* off either end of f16 */
+        op = matrix(40, 60, DTYPE(F32), small ? 1e-12f : 1e12f);
+        assert_int_equal(run(&op, &how, &result), EX_DATAERR);
+        assert_non_null(strstr(message, "use --dtype bf16 or f32"));
+        assert_true(operator_is_dense(&op));
+        operator_free(&op);
+        op = matrix(40, 60, DTYPE(F32), small ? 1e-5f : 1e5f);  /* fits once the cores share the scale */
+        assert_int_equal(run(&op, &how, &result), EX_OK);
+        assert_true(result.done);
+        operator_free(&op);
+    }
+    op = matrix(40, 60, DTYPE(F32), 1e12f);
     how.dtype = DTYPE(BF16);
     shape_parse("8x6,5x9", &how.shape);
     assert_int_equal(run(&op, &how, &result), EX_DATAERR);
@@ -120,6 +129,33 @@ static void test_refuses(void)
     assert_int_equal(run(&op, &how, &result), EX_OK);           /* nothing in it */
     assert_false(result.done);
     operator_free(&op);
+}
+
+/* A tolerance holds for the cores as they are stored, or the matrix is kept. */
+static void test_tolerance(void)
+{
+    static const struct {
+        enum dtype_kind dtype;
+        double part;
+        bool reached;
+    } cases[] = {{DTYPE_F16, 0.3, true}, {DTYPE_F16, 1e-3, true}, {DTYPE_F16, 1e-4, false}, {DTYPE_BF16, 0.02, true},
+                 {DTYPE_BF16, 1e-3, false}, {DTYPE_F32, 1e-4, true}, {DTYPE_F32, 1e-6, true}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int sites = 2; sites <= 3; sites++) {
+            struct decomposition how = {.budget = {.limit = MPO_TOLERANCE, .part = cases[i].part}, .sites = sites,
+                                        .dtype = {.kind = cases[i].dtype}, .force = true};
+            struct operator op = matrix(48, 48, DTYPE(F32), 1);
+            struct decomposed result;
+
+            assert_int_equal(run(&op, &how, &result), EX_OK);
+            assert_int_equal(result.done, cases[i].reached);
+            if (result.done)
+                CHECK_AT_MOST(decomposed_error(&result), cases[i].part, "error, of the tolerance");
+            else
+                assert_non_null(strstr(message, "kept (see --dtype f32)"));
+            operator_free(&op);
+        }
 }
 
 static int read_plan(struct plan *plan, const char *text)
@@ -183,5 +219,6 @@ static void test_bad_plans(void)
 CHECK_MAIN({"matrices become cores of any dtype, errors are those of the cores", test_decomposes},
            {"what saves nothing or is compressed stays, unless forced", test_keeps},
            {"wrong shapes and overflow are refused, nothing is kept", test_refuses},
+           {"a tolerance holds for the stored cores", test_tolerance},
            {"plans: comments, first match, all keys", test_plan},
            {"bad plans are named by file and line", test_bad_plans})

@@ -187,6 +187,10 @@ static int read_maps(const char *const *maps, const int64_t *sizes, int count)
     return rc;
 }
 
+#define CORE(name, term, site, shape)                                                                                  \
+    "{\"kind\":\"core\",\"name\":\"" name "\",\"term\":[" term "],\"site\":[" site "],\"dtype\":\"f32\",\"shape\":[" shape   \
+    "],\"bytes\":8}"
+
 static void test_maps_with_good_checksums_are_not_believed(void)
 {
     static const struct {
@@ -213,6 +217,23 @@ static void test_maps_with_good_checksums_are_not_believed(void)
          "{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", "twice"},
         {"{\"kind\":\"tensor\",\"name\":\"b\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}",
          "{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", "against the order"},
+        {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,2", "2,1,1,1"), NULL},
+        {CORE("w", "0,2", "0,1", "1,1,2,1"), CORE("w", "1,2", "0,1", "1,2,1,1"), NULL},
+        {CORE("w", "0,1", "1,2", "2,1,1,1"), NULL, "that come before it are missing"},
+        {CORE("w", "0,1", "0,2", "1,1,1,2"), NULL, "not all there"},
+        {CORE("w", "0,2", "0,1", "1,2,1,1"), NULL, "not all there"},
+        {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("x", "0,1", "0,1", "1,2,1,1"), "not all there"},
+        {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,3", "2,1,1,1"), "not the core that follows"},
+        {CORE("w", "0,1", "0,3", "1,1,1,2"), CORE("w", "0,1", "2,3", "2,1,1,1"), "not the core that follows"},
+        {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,2", "1,1,2,1"), "doesn't join"},
+        {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,2", "2,1,1,1"), NULL},
+        {CORE("w", "0,1", "0,1", "2,1,1,1"), NULL, "first bond"},
+        {CORE("w", "0,1", "0,1", "1,1,1,2"), NULL, "last bond"},
+        {CORE("w", "0,2", "0,1", "1,2,1,1"), CORE("w", "1,3", "0,1", "1,2,1,1"), "another number of terms"},
+        {CORE("w", "0,1", "0,1", "1,0,2,1"), NULL, "bytes, expected 0"},
+        {"{\"kind\":\"tensor\",\"name\":\"w\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}",
+         CORE("w", "0,1", "0,1", "1,1,2,1"), "twice"},
+        {"{\"kind\":\"tensor\",\"name\":\"w\\u0000x\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", NULL, "no name"},
         {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8,\"x\":"
          "[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]}", NULL, NULL},
     };
@@ -311,6 +332,36 @@ static void test_payloads_are_aligned(void)
     text_free(&bytes);
 }
 
+/* What a header says is held to FORMAT too. */
+static void test_headers(void)
+{
+    static const struct {
+        const char *config, *history;
+        int rc;
+    } cases[] = {
+        {"{}", "[]", EX_OK},      {"{}", "[1]", EX_DATAERR},   {"{}", "[null]", EX_DATAERR}, {"{}", "[{}]", EX_DATAERR},
+        {"[1]", "[]", EX_DATAERR}, {"\"x\"", "[]", EX_DATAERR}, {"{}", "[{\"program\":\"p\"}]", EX_DATAERR},
+        {"{}", "[{\"program\":\"p\",\"version\":\"1\",\"options\":{}}]", EX_OK}, {"{}", "{}", EX_DATAERR},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct json *config = json_parse(cases[i].config, strlen(cases[i].config), "config");
+        struct json *history = json_parse(cases[i].history, strlen(cases[i].history), "history");
+        struct writer writer;
+        struct text bytes = {0};
+
+        assert_int_equal(writer_open(&writer, "header.tns", config, history), EX_OK);
+        assert_int_equal(writer_end(&writer), EX_OK);
+        writer_close(&writer);
+        assert_int_equal(file_read("header.tns", 4096, &bytes), EX_OK);
+        if (read_bytes(bytes.data, bytes.length) != cases[i].rc)
+            fail_msg("case %zu: %s", i, message);
+        text_free(&bytes);
+        json_drop(config);
+        json_drop(history);
+    }
+}
+
 /* An output that was not ended leaves nothing under its name. */
 static void test_unfinished_output_vanishes(void)
 {
@@ -332,4 +383,5 @@ CHECK_MAIN({"a whole stream reads", test_whole_stream_reads},
            {"keys twice and types that JSON lacks are refused", test_keys_twice_and_odd_types},
            {"records pass through byte by byte", test_pass_through},
            {"payloads start at multiples of 64", test_payloads_are_aligned},
+           {"headers are held to their form", test_headers},
            {"an unfinished output vanishes", test_unfinished_output_vanishes})
