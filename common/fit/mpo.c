@@ -145,6 +145,7 @@ static int fit_matrix(struct fit *fit, float *w, const struct mpo_shape *shape, 
 {
     struct mpo *mpo = fit->mpo;
     int64_t count = product(shape->out, shape->n_site) * product(shape->in, shape->n_site);
+    double size;
     int rc;
 
     *mpo = (struct mpo){.shape = *shape, .tried = 1};
@@ -152,6 +153,12 @@ static int fit_matrix(struct fit *fit, float *w, const struct mpo_shape *shape, 
     if (!isfinite(mpo->norm)) {
         mpo_free(mpo);
         return fail(EX_DATAERR, "'%s': holds values that are not finite", fit->name);
+    }
+    /* Beyond this, products of two numbers leave f32 on the way. No weight of a model is anywhere near. */
+    size = mpo->norm / sqrt((double)count);
+    if (mpo->norm > 0 && (size < 1e-18 || size > 1e18)) {
+        mpo_free(mpo);
+        return fail(EX_DATAERR, "'%s': holds values of about %.2g, expected 1e-18..1e18", fit->name, size);
     }
     if (fit->budget->limit == MPO_TOLERANCE)
         fit->left = fit->budget->part * fit->budget->part * mpo->norm * mpo->norm;

@@ -365,6 +365,7 @@ static void test_any_shape(void)
             CHECK_AT_MOST(fabs(true_error(w, &mpo) - mpo_error(&mpo)), 1e-5, "error as told");
             mpo_free(&mpo);
         }
+    free(same);
     free(w);
 }
 
