@@ -123,7 +123,8 @@ check-slow: build $(call c_tests,tests/slow) $B/needs-check
 
 #: speeds and their ratios to cat, OpenBLAS, numpy, ...
 bench: build $(call c_tests,tests/bench) $B/needs-check
-	@export BIN='$(abspath $(BIN))' B='$(abspath $B)' SKIPS=/dev/null PYTHON="$$(pipelines/needs python)"; \
+	@export BIN='$(abspath $(BIN))' B='$(abspath $B)' SKIPS=/dev/null \
+	    PYTHON="$(or $(abspath $(wildcard $B/oracles/bin/python)),$$(pipelines/needs python))"; \
 	for bench in $(call c_tests,tests/bench) $(call scripts,tests/bench); do tests/run "$$bench"; done
 
 SCRIPTS = .ci/run $(shell grep -lE '^\#!.*(sh|bats)$$' pipelines/* tests/run tests/*/*.sh tests/*.sh 2>/dev/null)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Truncated SVDs of others beside ours, on the matrices of bench_svd, at the energy that ours captures.
 
-    svd_peers.py [BENCH_SVD] [--case N] [--spectrum A] [--full]
+    svd_peers.py [BENCH_SVD] [--case N] [--spectrum A] [--quick]
 
 BENCH_SVD is the built program (default: $B/tests/bench/bench_svd). numpy and torch (where it imports) iterate
-until they capture as much energy as ours; --full adds what decomposes everything: torch.linalg.svd and tensorly's
-tensor_train. Two threads each.
+until they capture as much energy as ours; what decomposes everything stands beside them: torch.linalg.svd and tensorly's
+tensor_train, unless --quick. Two threads each.
 """
 import argparse
 import os
@@ -125,6 +125,6 @@ if __name__ == "__main__":
     parser.add_argument("bench", nargs="?", default=built)
     parser.add_argument("--case", type=int, default=2)
     parser.add_argument("--spectrum", type=float, default=0.5)
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
-    compare(arguments.bench, arguments.case, arguments.spectrum, arguments.full)
+    compare(arguments.bench, arguments.case, arguments.spectrum, not arguments.quick)
