@@ -89,6 +89,7 @@ $(PROGRAMS:%=$(BIN)/%): $(BIN)/%: $B/filters/%.o $B/libcommon.a
 	$(call say,LINK,$@)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
 # Tests in C: unit tests get the assertions, benchmarks and slow tests may use them too.
+$(C_TESTS:%.c=$B/%.o) $B/tests/check.o: | $B/needs-check
 $(C_TESTS:%.c=$B/%): $B/%: $B/%.o $B/tests/check.o $B/libcommon.a
 	$(call say,LINK,$@)$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
 
