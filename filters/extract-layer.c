@@ -12,16 +12,13 @@
 enum { LAYER_MOST = 4096 };      /* as config_read() has it */
 
 static struct {
-    const char *input;
     bool some;                   /* --layer was given: */
     bool rest, layer[LAYER_MOST];
-    struct globs match;
 } options;
 
 static const struct argp_option table[] = {
     {"layer", 'l', "LIST", 0, "only these: numbers and ranges of layers, as 3 or 0,3,8-15, and \"rest\" for everything "
      "outside the layers: companion files, embedding, final norm, head", 0},
-    {"match", 'm', "GLOB", 0, "only what has a matching name, '*.q_proj.*' say (may be repeated)", 0},
     {0},
 };
 
@@ -59,12 +56,6 @@ static error_t parse(int key, char *value, struct argp_state *state)
     case 'l':
         parse_layers(value);
         return 0;
-    case 'm':
-        globs_add(&options.match, value);
-        return 0;
-    case ARGP_KEY_ARG:
-        option_operand(&options.input, value);
-        return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
@@ -79,7 +70,7 @@ static const struct program program = {
     .example = "  extract-layer model | assemble -o copy",
     .table = table,
     .parse = parse,
-    .common = OPTION_OUTPUT,
+    .common = OPTION_OUTPUT | OPTION_INPUT | OPTION_MATCH,
 };
 
 /* Layers that the configuration doesn't know are misuse. Without a configuration, the records tell. */
@@ -106,16 +97,16 @@ static bool wanted(const struct record *record, int64_t *block)
         record_section(record->name, block);
     if (options.some && (*block < 0 ? !options.rest : *block >= LAYER_MOST || !options.layer[*block]))
         return false;
-    return globs_match(&options.match, record->name);
+    return globs_match(&common_options.match, record->name);
 }
 
 /* What was asked for and didn't come: a stream may hold a part of its model. */
 static int check_found(const struct source *source, const bool *found, int64_t passed)
 {
-    for (int64_t i = 0; i < LAYER_MOST && !options.match.count; i++)
+    for (int64_t i = 0; i < LAYER_MOST && !common_options.match.count; i++)
         if (options.layer[i] && !found[i])
             return fail(EX_DATAERR, "'%s': layer %" PRId64 " is not in it", source->name, i);
-    if (!passed && (options.some || options.match.count))
+    if (!passed && (options.some || common_options.match.count))
         return fail(EX_DATAERR, "'%s': nothing in it was asked for", source->name);
     return EX_OK;
 }
@@ -152,7 +143,7 @@ int main(int argc, char **argv)
     int rc;
 
     options_parse(&program, argc, argv);
-    if ((rc = source_open(&source, options.input)) || (rc = check_layers(source.config, source.name)))
+    if ((rc = source_open(&source, common_options.input)) || (rc = check_layers(source.config, source.name)))
         goto done;
     history = source_history(&source);
     if (!(rc = writer_open(&writer, common_options.output, source.config, history))) {

@@ -6,14 +6,11 @@
 static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
 
 static struct {
-    const char *input;
     int dtype;
-    struct globs match;
 } options;
 
 static const struct argp_option table[] = {
     {"dtype", 'd', "TYPE", 0, "type of the dense matrices: f32 (the default), f16, bf16", 0},
-    {"match", 'm', "GLOB", 0, "only weights whose names match (may be repeated)", 0},
     {0},
 };
 
@@ -23,12 +20,6 @@ static error_t parse(int key, char *value, struct argp_state *state)
     switch (key) {
     case 'd':
         options.dtype = option_word("--dtype", value, dtypes);
-        return 0;
-    case 'm':
-        globs_add(&options.match, value);
-        return 0;
-    case ARGP_KEY_ARG:
-        option_operand(&options.input, value);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -44,14 +35,14 @@ static const struct program program = {
     .example = "  extract-layer model | mpo-decompose --chi 8 | mpo-contract -o dense.tns",
     .table = table,
     .parse = parse,
-    .common = OPTION_OUTPUT | OPTION_THREADS,
+    .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_INPUT | OPTION_MATCH,
 };
 
 static bool wants(void *context, const struct record *record)
 {
     (void)context;
     return (record->kind == RECORD_CORE || record->dtype.kind == DTYPE_GROUP)
-        && globs_match(&options.match, record->name);
+        && globs_match(&common_options.match, record->name);
 }
 
 static int change(void *context, struct operator *op)
@@ -69,8 +60,6 @@ int main(int argc, char **argv)
 
     options_parse(&program, argc, argv);
     json_put(history, "dtype", json_make_string(dtypes[options.dtype]));
-    if (options.match.count)
-        json_put(history, "match", json_make_strings(options.match.glob, options.match.count));
-    return filter_run(&(struct filter){.program = program.name, .input = options.input, .doing = "contracting",
+    return filter_run(&(struct filter){.program = program.name, .doing = "contracting",
                                        .options = history, .wants = wants, .change = change});
 }

@@ -17,12 +17,11 @@ static const char *const limits[] = {"chi", "keep", "tolerance"};    /* in the o
 static const char projections[] = "*_proj.weight";
 
 static struct {
-    const char *input, *plan_file;
+    const char *plan_file;
     const char *shape;           /* as given; NULL: auto */
     int limits, dtype;           /* how many of --chi, --keep, --tolerance were given */
     bool sited;
     struct decomposition how;    /* what holds where no plan says otherwise */
-    struct globs match;
     struct plan plan;
 } options = {.dtype = 1, .how.sites = 2};
 
@@ -36,8 +35,6 @@ static const struct argp_option table[] = {
     {"shape", KEY_SHAPE, "SHAPE", 0, "factors per site, out x in: 20x256,640x16; or auto (the default): several are "
      "tried, the least error wins", 0},
     {"dtype", 'd', "TYPE", 0, "of the cores: f32, f16 (the default), bf16", 0},
-    {"match", 'm', "GLOB", 0, "only weights whose names match (may be repeated; default: *_proj.weight of the blocks)",
-     0},
     {"exact", KEY_EXACT, NULL, 0, "LAPACK's SVD in double for every cut: slow, and for small matrices", 0},
     {"force", KEY_FORCE, NULL, 0, "also where it saves no bytes, and what is compressed already (multiplied out first)",
      0},
@@ -66,7 +63,7 @@ static void check_together(void)
 {
     if (options.limits + (options.plan_file != NULL) != 1)
         die(EX_USAGE, "exactly one of --chi, --keep, --tolerance and --plan says how much to keep");
-    if (options.plan_file && options.match.count)
+    if (options.plan_file && common_options.match.count)
         die(EX_USAGE, "--plan says which weights: it goes with no --match");
     if (options.sited && options.shape && options.how.sites != options.how.shape.n_site)
         die(EX_USAGE, "--shape %s has %d sites, --sites says %d", options.shape, options.how.shape.n_site,
@@ -95,17 +92,11 @@ static error_t parse(int key, char *value, struct argp_state *state)
     case 'd':
         options.dtype = option_word("--dtype", value, dtypes);
         return 0;
-    case 'm':
-        globs_add(&options.match, value);
-        return 0;
     case KEY_EXACT:
         options.how.budget.exact = true;
         return 0;
     case KEY_FORCE:
         options.how.force = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        option_operand(&options.input, value);
         return 0;
     case ARGP_KEY_END:
         check_together();
@@ -120,12 +111,12 @@ static const struct program program = {
     .operands = "[MODEL]",
     .purpose = "Factor the matrices of a tensor stream into matrix product operators.",
     .details = "Reads MODEL (a directory, a GGUF file or a stream) or standard input. Each attention and MLP matrix "
-               "becomes a chain of cores by successive truncated SVDs; what that would not make smaller stays as it "
+               "(*_proj.weight of the blocks; others by --match) becomes a chain of cores by successive truncated SVDs; what that would not make smaller stays as it "
                "is. Errors are those of the cores as stored.",
     .example = "  extract-layer model | mpo-decompose --chi 16 -o cores.tns",
     .table = table,
     .parse = parse,
-    .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_SEED,
+    .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_SEED | OPTION_INPUT | OPTION_MATCH,
 };
 
 static const struct plan_line *line_of(const char *name)
@@ -142,8 +133,8 @@ static bool wants(void *context, const struct record *record)
     (void)context;
     if (options.plan_file)
         return line_of(record->name) != NULL;
-    if (options.match.count)
-        return globs_match(&options.match, record->name);
+    if (common_options.match.count)
+        return globs_match(&common_options.match, record->name);
     return record_section(record->name, &block) == SECTION_BLOCKS && !fnmatch(projections, record->name, 0);
 }
 
@@ -227,8 +218,6 @@ static struct json *history_options(void)
     if (options.how.force)
         json_put(history, "force", json_make_bool(true));
     json_put(history, "seed", json_make_int((int64_t)budget->seed));
-    if (options.match.count)
-        json_put(history, "match", json_make_strings(options.match.glob, options.match.count));
     return history;
 }
 
@@ -242,7 +231,7 @@ int main(int argc, char **argv)
     options.how.budget.seed = common_options.seed;
     if (options.plan_file && (rc = plan_read(&options.plan, options.plan_file)))
         return rc;
-    rc = filter_run(&(struct filter){.program = program.name, .input = options.input, .doing = "decomposing",
+    rc = filter_run(&(struct filter){.program = program.name, .doing = "decomposing",
                                      .options = history_options(), .wants = wants, .change = change, .context = &sums});
     if (!rc)
         report(&sums);

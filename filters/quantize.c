@@ -16,11 +16,10 @@ enum { KEEP = 0 };                       /* bits of what is left as it is */
 static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
 
 static struct {
-    const char *input, *plan_file;
+    const char *plan_file;
     int bits, embedding_bits, group, dtype;
     enum dtype_zero zero;
     bool inverse, shaped, typed;
-    struct globs match;
     struct plan plan;
 } options = {.bits = 4, .embedding_bits = 8, .group = 64, .zero = ZERO_MIN};
 
@@ -31,7 +30,6 @@ static const struct argp_option table[] = {
     {"zero", KEY_ZERO, "KIND", 0,
      "offset of a group: none (symmetric), int (an integer zero point), min (an f16 minimum; the default)", 0},
     {"embedding-bits", KEY_EMBEDDING, "N|keep", 0, "bits of the embedding and the head (default: 8)", 0},
-    {"match", 'm', "GLOB", 0, "only weights whose names match (may be repeated)", 0},
     {"plan", KEY_PLAN, "FILE", 0, "bits, group and zero per weight, from lines `GLOB bits=.. group=.. zero=..`; "
      "what no line gives bits is left alone", 0},
     {"inverse", KEY_INVERSE, NULL, 0, "unpack instead: codes become numbers again, cores stay cores", 0},
@@ -54,7 +52,7 @@ static void check_together(void)
         die(EX_USAGE, "--inverse goes with --dtype and --match only");
     if (options.typed && !options.inverse)
         die(EX_USAGE, "--dtype goes with --inverse only");
-    if (options.plan_file && (options.shaped || options.match.count))
+    if (options.plan_file && (options.shaped || common_options.match.count))
         die(EX_USAGE, "--plan says it all: it goes with no --bits, --group, --zero, --embedding-bits or --match");
 }
 
@@ -75,9 +73,6 @@ static error_t parse(int key, char *value, struct argp_state *state)
     case KEY_ZERO:
         options.zero = (enum dtype_zero)option_word("--zero", value, dtype_zero_names);
         return 0;
-    case 'm':
-        globs_add(&options.match, value);
-        return 0;
     case KEY_PLAN:
         options.plan_file = value;
         return 0;
@@ -87,9 +82,6 @@ static error_t parse(int key, char *value, struct argp_state *state)
     case 'd':
         options.dtype = option_word("--dtype", value, dtypes);
         options.typed = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        option_operand(&options.input, value);
         return 0;
     case ARGP_KEY_END:
         check_together();
@@ -109,7 +101,7 @@ static const struct program program = {
     .example = "  extract-layer model | quantize --bits 4 --group 32 -o packed.tns",
     .table = table,
     .parse = parse,
-    .common = OPTION_OUTPUT | OPTION_THREADS,
+    .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_INPUT | OPTION_MATCH,
 };
 
 /* The format that a weight is to get; false where it is to be left as it is. */
@@ -139,7 +131,7 @@ static bool wants(void *context, const struct record *record)
     struct dtype dtype;
 
     (void)context;
-    if (!globs_match(&options.match, record->name))
+    if (!globs_match(&common_options.match, record->name))
         return false;
     return options.inverse ? record->kind == RECORD_CORE || record->dtype.kind == DTYPE_GROUP
                            : format_of(record->name, &dtype);
@@ -223,8 +215,6 @@ static struct json *history_options(void)
         json_put(history, "embedding_bits", options.embedding_bits == KEEP ? json_make_string("keep")
                                                                            : json_make_int(options.embedding_bits));
     }
-    if (options.match.count)
-        json_put(history, "match", json_make_strings(options.match.glob, options.match.count));
     return history;
 }
 
@@ -235,7 +225,7 @@ int main(int argc, char **argv)
     options_parse(&program, argc, argv);
     if (options.plan_file && (rc = plan_read(&options.plan, options.plan_file)))
         return rc;
-    rc = filter_run(&(struct filter){.program = program.name, .input = options.input, .doing = "packing",
+    rc = filter_run(&(struct filter){.program = program.name, .doing = "packing",
                                      .options = history_options(), .wants = wants, .change = change});
     if (!rc)
         report();

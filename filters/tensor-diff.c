@@ -44,8 +44,10 @@ static error_t parse(int key, char *value, struct argp_state *state)
     case ARGP_KEY_ARG:
         if (!options.a)
             options.a = value;
+        else if (!options.b)
+            options.b = value;
         else
-            option_operand(&options.b, value);
+            return ARGP_ERR_UNKNOWN;
         return 0;
     case ARGP_KEY_END:
         if (!options.b)

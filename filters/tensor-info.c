@@ -14,7 +14,6 @@
 enum { KEY_JSON = 1, KEY_VERIFY, KEY_SUMMARY };
 
 static struct {
-    const char *input;
     bool json, verify, summary;
 } options;
 
@@ -28,6 +27,7 @@ static const struct argp_option table[] = {
 
 static error_t parse(int key, char *value, struct argp_state *state)
 {
+    (void)value;
     (void)state;
     switch (key) {
     case KEY_JSON:
@@ -38,9 +38,6 @@ static error_t parse(int key, char *value, struct argp_state *state)
         return 0;
     case KEY_SUMMARY:
         options.summary = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        option_operand(&options.input, value);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -56,7 +53,7 @@ static const struct program program = {
     .example = "  extract-layer model | quantize | tensor-info",
     .table = table,
     .parse = parse,
-    .common = OPTION_THREADS,
+    .common = OPTION_THREADS | OPTION_INPUT,
 };
 
 static void print_text(const struct summary *summary)
@@ -88,7 +85,7 @@ int main(int argc, char **argv)
     int rc;
 
     options_parse(&program, argc, argv);
-    if (!(rc = source_open(&source, options.input))) {
+    if (!(rc = source_open(&source, common_options.input))) {
         progress_start(options.verify ? "verifying" : "reading", 0);
         rc = summary_take(&summary, &source, options.verify);
         progress_stop();

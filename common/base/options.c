@@ -62,6 +62,18 @@ static error_t parse_seed(int key, char *value, struct argp_state *state)
     return 0;
 }
 
+static error_t parse_match(int key, char *value, struct argp_state *state)
+{
+    struct globs *match = &common_options.match;
+
+    (void)state;
+    if (key != 'm')
+        return ARGP_ERR_UNKNOWN;
+    match->glob = xreallocarray(match->glob, (size_t)match->count + 1, sizeof *match->glob);
+    match->glob[match->count++] = value;
+    return 0;
+}
+
 static const struct argp_option general_table[] = {
     {"verbose", 'v', NULL, 0, "say more of what is done", -2},
     {"quiet", 'q', NULL, 0, "say errors only", -2},
@@ -81,10 +93,16 @@ static const struct argp_option seed_table[] = {
     {0},
 };
 
+static const struct argp_option match_table[] = {
+    {"match", 'm', "GLOB", 0, "only weights whose names match, '*.q_proj.*' say (may be repeated)", -4},
+    {0},
+};
+
 static const struct argp general = {.options = general_table, .parser = parse_general};
 static const struct argp output = {.options = output_table, .parser = parse_output};
 static const struct argp threads = {.options = threads_table, .parser = parse_threads};
 static const struct argp seed = {.options = seed_table, .parser = parse_seed};
+static const struct argp match = {.options = match_table, .parser = parse_match};
 
 /* getopt has said its line by the time argp wants to add "Try ... --help": without a stream it stays at the one
  * line. */
@@ -92,6 +110,10 @@ static error_t parse_program(int key, char *value, struct argp_state *state)
 {
     error_t result = running->parse(key, value, state);
 
+    if (result == ARGP_ERR_UNKNOWN && key == ARGP_KEY_ARG && running->common & OPTION_INPUT && !common_options.input) {
+        common_options.input = value;
+        return 0;
+    }
     if (key == ARGP_KEY_INIT) {
         state->err_stream = NULL;
         return 0;
@@ -130,7 +152,7 @@ static void close_stdout(void)
 
 void options_parse(const struct program *program, int argc, char **argv)
 {
-    struct argp_child children[5] = {{.argp = &general}};
+    struct argp_child children[6] = {{.argp = &general}};
     int n = 1;
     char *doc = xasprintf("%s\v%s%sExample:\n\n%s", program->purpose, program->details ? program->details : "",
                           program->details ? "\n\n" : "", program->example);
@@ -145,6 +167,8 @@ void options_parse(const struct program *program, int argc, char **argv)
         children[n++].argp = &threads;
     if (program->common & OPTION_SEED)
         children[n++].argp = &seed;
+    if (program->common & OPTION_MATCH)
+        children[n++].argp = &match;
     running = program;
     error_program(program->name);
     argp_program_version_hook = print_version;
@@ -194,19 +218,6 @@ int option_word(const char *option, const char *value, const char *const *words)
         text_format(&list, "%s%s", i ? ", " : "", words[i]);
     }
     die(EX_USAGE, "%s: '%s' is not one of %s", option, value, list.data);
-}
-
-void option_operand(const char **operand, const char *value)
-{
-    if (*operand)
-        die(EX_USAGE, "unexpected operand '%s'", value);
-    *operand = value;
-}
-
-void globs_add(struct globs *globs, const char *glob)
-{
-    globs->glob = xreallocarray(globs->glob, (size_t)globs->count + 1, sizeof *globs->glob);
-    globs->glob[globs->count++] = glob;
 }
 
 bool globs_match(const struct globs *globs, const char *name)

@@ -15,6 +15,8 @@ enum {
     OPTION_OUTPUT = 1 << 0,      /* -o, --output FILE */
     OPTION_THREADS = 1 << 1,     /* --threads N */
     OPTION_SEED = 1 << 2,        /* --seed N */
+    OPTION_MATCH = 1 << 3,       /* -m, --match GLOB, repeatable */
+    OPTION_INPUT = 1 << 4,       /* one operand: a model, standard input where it is missing */
 };
 
 struct program {
@@ -30,9 +32,17 @@ struct program {
     unsigned common;             /* OPTION_... that mean something here */
 };
 
+/* Patterns of a repeatable option; the words are the caller's, the list is allocated. */
+struct globs {
+    const char **glob;
+    int count;
+};
+
 struct common_options {
+    const char *input;           /* NULL: standard input */
     const char *output;          /* NULL: standard output */
     uint64_t seed;
+    struct globs match;
 };
 
 extern struct common_options common_options;
@@ -47,18 +57,7 @@ double option_real(const char *option, const char *value, double least, double m
 /* The index of value in a NULL-terminated list of words. */
 int option_word(const char *option, const char *value, const char *const *words);
 
-/* Repeatable --match GLOB: a list of patterns (the caller's words, the list is allocated). */
-struct globs {
-    const char **glob;
-    int count;
-};
-
-void globs_add(struct globs *globs, const char *glob);
-
 /* True where the list is empty or one of its patterns matches (fnmatch; '*' also matches '.'). */
 bool globs_match(const struct globs *globs, const char *name);
-
-/* Takes the single operand [FILE]: a second one is misuse. */
-void option_operand(const char **operand, const char *value);
 
 #endif

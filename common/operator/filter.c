@@ -40,8 +40,11 @@ int filter_run(const struct filter *filter)
     struct source source = {0};
     struct writer writer = {.output.fd = -1};
     struct json *history = NULL, *entry = history_entry(filter->program, filter->options);
-    int rc = source_open(&source, filter->input);
+    const struct globs *match = &common_options.match;
+    int rc = source_open(&source, common_options.input);
 
+    if (match->count)
+        json_put(filter->options, "match", json_make_strings(match->glob, match->count));
     if (!rc) {
         history = source_history(&source);
         json_append(history, json_keep(entry));

@@ -7,7 +7,6 @@
 
 struct filter {
     const char *program;         /* for the history */
-    const char *input;           /* a model argument; NULL: standard input */
     const char *doing;           /* for the progress line: "decomposing" */
     struct json *options;        /* for the history: what affects content; stolen */
     /* Whether the operator that begins with record is to be changed. */
@@ -17,7 +16,8 @@ struct filter {
     void *context;
 };
 
-/* Runs the filter from its input to common_options.output; the program's exit code. */
+/* Runs the filter from common_options.input to common_options.output; the program's exit code. Patterns of --match go into
+ * the history here. */
 int filter_run(const struct filter *filter);
 
 #endif
