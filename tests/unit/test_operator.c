@@ -23,6 +23,8 @@ static const struct sizes shapes[] = {
     {3, {2, 3, 2}, {3, 1, 5}, {1, 2, 6, 1}},
     {4, {2, 1, 3, 2}, {1, 4, 2, 3}, {1, 2, 5, 3, 1}},
     {2, {1, 1}, {1, 1}, {1, 1, 1}},
+    {3, {4, 3, 2}, {2, 3, 2}, {1, 3, 4, 1}},
+    {2, {1, 9}, {5, 1}, {1, 2, 1}},
 };
 
 enum { N_SHAPE = sizeof shapes / sizeof *shapes };
@@ -69,6 +71,24 @@ static double element(const struct operator *op, int term, int64_t o, int64_t i)
     return left[0];
 }
 
+/* W band by band, in each size and at each place a band may have, is W. */
+static void check_bands(const struct operator *op, const float *w)
+{
+    struct contraction c;
+
+    contraction_begin(&c, op);
+    assert_int_equal(op->out % c.band, 0);
+    for (int64_t first = 0; first < op->out; first += c.band)
+        for (int64_t rows = c.band; first + rows <= op->out; rows += c.band) {
+            float *part = xmallocarray((size_t)(rows * op->in), sizeof *part);
+
+            contraction_rows(&c, first, rows, part);
+            CHECK_AT_MOST(check_relative(part, w + first * op->in, rows * op->in), 1e-6, "a band");
+            free(part);
+        }
+    contraction_end(&c);
+}
+
 static void check_dense(const struct operator *op)
 {
     int64_t count = op->out * op->in;
@@ -84,6 +104,7 @@ static void check_dense(const struct operator *op)
             expected[o * op->in + i] = (float)sum;
         }
     CHECK_AT_MOST(check_relative(w, expected, count), 1e-6, "contraction");
+    check_bands(op, w);
     free(w);
     free(expected);
 }
