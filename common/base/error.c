@@ -1,5 +1,6 @@
 /* error.c - formats messages and sends them to stderr or to a test's buffer. */
 #include "base/error.h"
+#include "base/progress.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -45,6 +46,7 @@ static void say(const char *format, va_list args)
     for (char *c = text; *c; c++)        /* names and paths may hold line feeds and worse: one message is one line */
         if ((unsigned char)*c < ' ' || *c == 127)
             *c = '?';
+    progress_clear();
     if (captured)
         snprintf(captured, captured_size, "%s", text);
     else

@@ -1,9 +1,11 @@
 /* progress.c - draws the progress line. */
 #include "base/progress.h"
 #include "base/error.h"
+#include "base/options.h"
 
 #include <stdbool.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,6 +24,13 @@ static double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+static bool feeds_pipe(void)
+{
+    struct stat about;
+
+    return !common_options.output && !fstat(STDOUT_FILENO, &about) && S_ISFIFO(about.st_mode);
+}
+
 void progress_start(const char *what, int64_t total)
 {
     line.what = what;
@@ -29,7 +38,7 @@ void progress_start(const char *what, int64_t total)
     line.done = 0;
     line.began = seconds();
     line.drawn = 0;
-    line.active = error_verbosity >= NORMAL && isatty(STDERR_FILENO);
+    line.active = error_verbosity >= NORMAL && isatty(STDERR_FILENO) && !feeds_pipe();
 }
 
 void progress_step(const char *label)
@@ -49,9 +58,15 @@ void progress_step(const char *label)
     fflush(stderr);
 }
 
-void progress_stop(void)
+void progress_clear(void)
 {
     if (line.active && line.drawn > 0)
         fprintf(stderr, "\r\033[K");
+    line.drawn = 0;
+}
+
+void progress_stop(void)
+{
+    progress_clear();
     line.active = false;
 }
