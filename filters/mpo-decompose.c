@@ -48,7 +48,7 @@ static void set_limit(enum mpo_limit limit, const char *value)
     if (limit == MPO_CHI)
         options.how.budget.chi = option_int("--chi", value, 1, 1 << 20);
     else
-        options.how.budget.part = option_real(limit == MPO_KEEP ? "--keep" : "--tolerance", value, 1e-9, 1);
+        options.how.budget.part = option_real(limit == MPO_KEEP ? "--keep" : "--tolerance", value, 1e-6, 1);
 }
 
 static void set_shape(const char *value)

@@ -125,7 +125,7 @@ static struct json *difference_json(const struct difference *d, int64_t columns)
 static void tell_difference(const char *name, const struct difference *d, int64_t columns)
 {
     double error = difference_error(d);
-    bool same = !d->unequal || (isfinite(d->norm) && error <= options.tolerance);
+    bool same = !d->unequal || (isfinite(d->norm) && options.tolerance > 0 && error <= options.tolerance);
 
     report.all.norm += d->norm;
     report.all.squares += d->squares;
@@ -140,6 +140,24 @@ static void tell_difference(const char *name, const struct difference *d, int64_
     tell(name, same ? "same" : "different", difference_json(d, columns));
 }
 
+/* f64 is compared in f32: equal there is not yet equal. */
+static void note_below_f32(struct difference *d, const struct tensor *a, const struct tensor *b)
+{
+    const double *x = (const void *)a->data, *y = (const void *)b->data;
+
+    if (d->unequal || a->dtype.kind != DTYPE_F64 || b->dtype.kind != DTYPE_F64)
+        return;
+    for (int64_t i = 0; i < tensor_count(a); i++)
+        if (x[i] != y[i] && memcmp(x + i, y + i, sizeof *x)) {
+            d->squares += (x[i] - y[i]) * (x[i] - y[i]);
+            if (d->unequal++ == 0) {
+                d->worst = i;
+                d->worst_a = (float)x[i];
+                d->worst_b = (float)y[i];
+            }
+        }
+}
+
 static int compare_operators(struct side *a, struct side *b)
 {
     struct operator one, other = {0};
@@ -149,6 +167,7 @@ static int compare_operators(struct side *a, struct side *b)
         if (one.out == other.out && one.in == other.in) {
             struct difference d = operator_difference(&one, &other);
 
+            note_below_f32(&d, &one.term[0].core[0], &other.term[0].core[0]);
             tell_difference(one.name, &d, one.in ? one.in : 1);
         } else {
             report.different++;
@@ -177,6 +196,7 @@ static void compare_tensors(const struct record *record, const struct tensor *a,
         tensor_get(a, values);
         tensor_get(b, values + count);
         difference_add(&d, values, values + count, count, 0);
+        note_below_f32(&d, a, b);
         tell_difference(record->name, &d, tensor_row_length(a) ? tensor_row_length(a) : 1);
         free(values);
     } else if (dtype_same(a->dtype, b->dtype) && !memcmp(a->data, b->data, (size_t)a->bytes)) {

@@ -29,13 +29,16 @@ step.znone = --zero none# : behind qN: symmetric
 
 # The numbers that N can be, where it can't be just any; and the steps that an option's step must stand behind.
 numbers.qN := 2 3 4 5 6 8
+numbers.keepN = $(shell seq 100)
+numbers.sitesN := 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16
 behind.sitesN := chiN keepN
 behind.gN := qN
 behind.zint := qN
 behind.zmin := qN
 behind.znone := qN
 
-# Matrices that are cut or packed already stay as they are: behind these programs, a program would do nothing.
+# Matrices that are cut or packed already stay as they are: behind these programs, a program has nothing to do but what they
+# left over, and the sentence would say more than was done. A plan may well leave something for the other.
 idle_behind.mpo-decompose := mpo-decompose quantize
 idle_behind.quantize := quantize
 
@@ -65,8 +68,8 @@ sentence = $(if $(findstring --,-$1-),$(error there is an empty step in '-$1'))$
 walk = $(if $3,$(call append,$1,$2,$3,$(call step,$(firstword $3))),$1)
 append = $(call $(if $(filter |,$4),check_program,check_option),$1,$2,$(firstword $3),$4)$(call \
          walk,$1 $4,$(if $(filter |,$4),$(firstword $3),$2),$(wordlist 2,$(words $3),$3))
-check_program = $(if $(filter $(foreach p,$(filter $(PROGRAMS),$4),$(idle_behind.$p)),$1),$(error \
-         step '$3' behind '$2' would do nothing: matrices that are cut or packed already stay as they are))
+check_program = $(if $(filter %.plan,$1 $4),,$(if $(filter $(foreach p,$(filter $(PROGRAMS),$4),$(idle_behind.$p)),$1),$(error \
+         step '$3' can't stand behind '$2': matrices that are cut or packed already stay as they are)))
 check_option = $(if $(filter $(call entry,$2),$(behind.$(call entry,$3))),,$(error \
          step '$3' must stand behind $(subst $() , or ,$(behind.$(call entry,$3)))$(if $2,$(,) not behind '$2')))$(if \
          $(filter $(firstword $4),$1),$(error step '$3': '$2' has that option already))

@@ -98,7 +98,8 @@ char *file_directory(const char *path)
     return name;
 }
 
-/* True where the locked file is still the one at part: another writer may have published it meanwhile. */
+/* True where the locked file is still the one at part: another writer may have published it meanwhile. (A file
+ * system that knows no locks goes without.) */
 static bool still_there(const struct output *output)
 {
     struct stat here, there;
@@ -113,7 +114,7 @@ static int lock_part(struct output *output)
         output->fd = open(output->part, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
         if (output->fd < 0)
             return fail(EX_CANTCREAT, "cannot create '%s':", output->path);
-        if (flock(output->fd, LOCK_EX | LOCK_NB)) {
+        if (flock(output->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
             close(output->fd);           /* not ours to remove */
             output->fd = -1;
             return fail(EX_CANTCREAT, "cannot create '%s': another process is writing it", output->path);
@@ -291,7 +292,7 @@ static void remove_fleeting(int signal)
     raise(signal);                       /* with the default action again, by SA_RESETHAND */
 }
 
-static const int deadly[] = {SIGINT, SIGTERM, SIGHUP};
+static const int deadly[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGXCPU};
 
 enum { N_DEADLY = sizeof deadly / sizeof *deadly };
 
@@ -309,6 +310,7 @@ static void catch_signals(void)
 {
     struct sigaction action = {.sa_handler = remove_fleeting, .sa_flags = (int)SA_RESETHAND}, old;
 
+    signal(SIGXFSZ, SIG_IGN);                    /* write() says EFBIG instead, like any other full disk */
     for (int i = 0; i < N_DEADLY; i++)
         if (!sigaction(deadly[i], NULL, &old) && old.sa_handler == SIG_DFL)
             sigaction(deadly[i], &action, NULL);

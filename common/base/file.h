@@ -45,13 +45,13 @@ int output_write(struct output *output, const void *data, size_t size);
 /* Writes all of it to fd; path is for the message. EX_IOERR. */
 int file_write(int fd, const char *path, const void *data, size_t size);
 
-/* A file, or a directory of files, that is to vanish if the program is stopped by a signal (INT, TERM, HUP) before
- * file_lasting() takes it off the list. Paths are copied. */
+/* A file, or a directory of files, that is to vanish if the program is stopped by a signal (INT, TERM, HUP, QUIT,
+ * PIPE) before file_lasting() takes it off the list. Paths are copied. */
 void file_fleeting(const char *path);
 void file_lasting(const char *path);
 
-/* Flushes to the disk (fsync), renames into place, closes. EX_IOERR, EX_CANTCREAT after a message; then nothing is
- * left. */
+/* Flushes to the disk (fsync), renames into place, closes. EX_IOERR, EX_CANTCREAT after a message: then nothing is
+ * left, unless only the sync of the directory failed. */
 int output_commit(struct output *output);
 
 /* Closes; removes what was not committed. */

@@ -58,12 +58,12 @@ char *xasprintf(const char *format, ...)
     return checked(text, 1, strlen(format));
 }
 
-/* From this size on a block is a mapping of its own and asks for huge pages, which come with fewer faults; a kernel without
- * them ignores it. */
+/* From this size on a block is a mapping of its own and asks for huge pages, which come with fewer faults; a
+ * kernel without them ignores it. */
 enum { LARGE = 2 << 20 };
 
-/* Left to itself the C library raises that size as blocks are freed, and then large aligned blocks riddle its heap: memory
- * that was freed stays resident. */
+/* Left to itself the C library raises that size as blocks are freed, and then large aligned blocks riddle its
+ * heap: memory that was freed stays resident. */
 __attribute__((constructor)) static void map_large_blocks(void)
 {
     mallopt(M_MMAP_THRESHOLD, LARGE);
@@ -83,6 +83,12 @@ void *xaligned(size_t count, size_t size)
     if (block && bytes >= LARGE)
         madvise(block, bytes / LARGE * LARGE, MADV_HUGEPAGE);
     return checked(block, count, size);
+}
+
+void memory_expect(double bytes)
+{
+    if (bytes > (double)sysconf(_SC_PAGESIZE) * (double)sysconf(_SC_PHYS_PAGES))
+        die(EX_OSERR, "out of memory: %.0f MiB would be needed", bytes / 0x1p20);
 }
 
 bool size_multiply(int64_t a, int64_t b, int64_t *product)

@@ -21,6 +21,9 @@ char *xasprintf(const char *format, ...) PRINTF_LIKE(1, 2);
  * memory is refused at once: the kernel would promise it, and kill somebody later. */
 void *xaligned(size_t count, size_t size);
 
+/* Ends the program with 71 where bytes, the sum of what a step is about to allocate, exceed the machine's memory. */
+void memory_expect(double bytes);
+
 /* a * b and a + b for sizes read from files: false where the result would exceed INT64_MAX or an operand is
  * negative. */
 bool size_multiply(int64_t a, int64_t b, int64_t *product);

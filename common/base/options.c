@@ -9,6 +9,7 @@
 #include <fnmatch.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -142,9 +143,10 @@ static void occupy_standard_streams(void)
  * or only in fclose, by how much was printed. */
 static void close_stdout(void)
 {
-    bool bad = ferror(stdout);
+    bool bad = ferror(stdout), pending = __fpending(stdout) > 0;
 
-    if ((fclose(stdout) && errno != EBADF) || bad) {
+    /* A program whose data went out by descriptor has closed it: then nothing is pending, and that's no error. */
+    if ((fclose(stdout) && (pending || errno != EBADF)) || bad) {
         fail(EX_IOERR, "cannot write 'standard output':");
         _exit(EX_IOERR);
     }

@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -51,7 +52,10 @@ static void *worker(void *argument)
 {
     int thread = (int)(intptr_t)argument;
     uint64_t seen = 0;
+    sigset_t all;
 
+    sigfillset(&all);                            /* signals are the main thread's */
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
     pthread_mutex_lock(&pool.lock);
     for (;;) {
         while (pool.round == seen)

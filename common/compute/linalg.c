@@ -15,7 +15,6 @@ enum {
     CHUNK_LEAST = 1024,      /* likewise along the summed index */
     PARTIAL_MOST = 1 << 22,  /* elements of partial sums kept */
     GRAM_TILE = 192, GRAM_DEPTH = 256,
-    PROJECT_TILE = 512,
     SUM_BLOCK = 1 << 16,
 };
 
@@ -196,35 +195,6 @@ void linalg_gemm64(double alpha, struct matrix64 a, struct matrix64 b, double be
                          .a = a.data, .a_stride = a.stride, .a_turned = a.turned,
                          .b = b.data, .b_stride = b.stride, .b_turned = b.turned, .c = c.data, .c_stride = c.stride};
     product_run(&p);
-}
-
-struct project {
-    struct matrix a, b;
-    float *space;                           /* [threads, a.rows, PROJECT_TILE] */
-};
-
-static void project_item(void *context, int64_t item, int thread)
-{
-    const struct project *p = context;
-    int64_t first = item * PROJECT_TILE, width = p->b.columns - first;
-    float *out = p->space + (int64_t)thread * p->a.rows * PROJECT_TILE;
-
-    if (width > PROJECT_TILE)
-        width = PROJECT_TILE;
-    cblas_sgemm(CblasRowMajor, p->a.turned ? CblasTrans : CblasNoTrans, CblasNoTrans, (int)p->a.rows, (int)width,
-                (int)p->b.rows, 1, p->a.data, (int)p->a.stride, p->b.data + first, (int)p->b.stride, 0, out,
-                (int)width);
-    for (int64_t i = 0; i < p->a.rows; i++)
-        memcpy(p->b.data + i * p->b.stride + first, out + i * width, (size_t)width * sizeof *out);
-}
-
-void linalg_project(struct matrix a, struct matrix b)
-{
-    struct project p = {a, b, xaligned((size_t)parallel_threads(), (size_t)a.rows * PROJECT_TILE * sizeof(float))};
-
-    assert(a.columns == b.rows && a.rows <= b.rows && !b.turned && a.stride <= INT_MAX && b.stride <= INT_MAX);
-    parallel_for((b.columns + PROJECT_TILE - 1) / PROJECT_TILE, project_item, &p);
-    free(p.space);
 }
 
 struct gram {

@@ -44,10 +44,6 @@ struct matrix matrix_columns(struct matrix a, int64_t first, int64_t columns);
 void linalg_gemm(float alpha, struct matrix a, struct matrix b, float beta, struct matrix c);
 void linalg_gemm64(double alpha, struct matrix64 a, struct matrix64 b, double beta, struct matrix64 c);
 
-/* The first b.rows... of b become a b, in place: a [r, m] with r <= m, b [m, n] plain. Needs r * 512 floats per
- * thread. */
-void linalg_project(struct matrix a, struct matrix b);
-
 /* g [a.rows, a.rows] = a a', both triangles, products and sums in double. About a.rows^2 a.columns operations. */
 void linalg_gram(struct matrix a, double *g);
 

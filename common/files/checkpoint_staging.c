@@ -66,7 +66,7 @@ static int lock_part(struct staging *staging)
             continue;
         if (staging->lock < 0)
             return fail(EX_CANTCREAT, "cannot create '%s':", staging->path);
-        if (flock(staging->lock, LOCK_EX | LOCK_NB))
+        if (flock(staging->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
             return fail(EX_CANTCREAT, "cannot create '%s': another process is writing it", staging->path);
         if (still_there(staging))
             return EX_OK;

@@ -147,7 +147,6 @@ static double attempt_error(const struct attempt *a)
 
 static int attempt(struct attempt *a, const struct operator *op, const struct decomposition *how, float *w)
 {
-    char dtype[DTYPE_NAME];
     double error, fitted;
     int rc;
 
@@ -158,12 +157,12 @@ static int attempt(struct attempt *a, const struct operator *op, const struct de
         return rc;
     a->fitted = rounded(&a->mpo, how->dtype, op->name);
     a->difference = operator_difference_from(w, &a->fitted);
-    /* Rounding to 16 bits adds some 2^-12 or 2^-9, squared; much more means that numbers fell off either end of f16. */
+    /* Rounding each core to f16 adds 2^-12 of it at most; much more means that numbers fell off either end of f16. */
     error = attempt_error(a);
     fitted = mpo_error(&a->mpo);
-    if (!(error * error <= fitted * fitted + 0x1p-14))
-        return fail(EX_DATAERR, "'%s': %s can't hold its cores, which give an error of %.3g instead of %.3g: use --dtype "
-                    "bf16 or f32", op->name, dtype_name(how->dtype, dtype), error, fitted);
+    if (how->dtype.kind == DTYPE_F16 && !(error <= fitted + 0x1p-6))
+        return fail(EX_DATAERR, "'%s': f16 can't hold its cores, which give an error of %.3g instead of %.3g: use "
+                    "--dtype bf16 or f32", op->name, error, fitted);
     return EX_OK;
 }
 

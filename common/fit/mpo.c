@@ -77,7 +77,8 @@ static int cut(struct fit *fit, const float *w, int k, int64_t rest)
     free(stream);
     if (rc)
         return rc;
-    /* A row of zeros as in a matrix of low rank is kept where chi asks for it: sizes follow from the options alone. */
+    /* A row of zeros as in a matrix of low rank is kept where chi asks for it: sizes follow from the options
+     * alone. */
     mpo->bond[k + 1] = svd.rank;
     mpo->eps[k + 1] = sqrt(svd.discarded);
     fit->left -= svd.discarded;

@@ -26,7 +26,7 @@ static bool real(const char *value, double most, double *number)
     char *end;
 
     *number = strtod(value, &end);
-    return end != value && !*end && isfinite(*number) && *number > 0 && *number <= most;
+    return end != value && !*end && isfinite(*number) && *number >= 1e-6 && *number <= most;
 }
 
 static bool set_chi(struct plan_line *line, const char *value)

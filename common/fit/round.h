@@ -17,9 +17,9 @@ struct round_error {
     double norm, squares;
 };
 
-/* Replaces the tensor by its rounding to a group format (the old payload is freed), row by row in parallel, and adds to
- * *error. Peak memory is old and new payload. EX_DATAERR where a value is not finite or a scale overflows f16; name is
- * for the message. */
+/* Replaces the tensor by its rounding to a group format (the old payload is freed), row by row in parallel, and
+ * adds to *error. Peak memory is old and new payload. EX_DATAERR where a value is not finite or a scale overflows
+ * f16; name is for the message. */
 int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, struct round_error *error);
 
 /* The inverse: replaces a tensor of any real dtype by its values in f32, f16 or bf16. EX_DATAERR where one is not

@@ -42,8 +42,9 @@ static void left_from_gram(struct svd *svd, const double *g, int64_t m)
             svd->u[i * svd->rank + j] = (float)g[j * m + i];
 }
 
-/* m > n: with V the leading eigenvectors of A'A, U = A V / sigma. Where sigma is too small for that to be accurate, the
- * orthonormalisation restores a basis; what such columns lack in direction is below f32 rounding of A. */
+/* m > n: with V the leading eigenvectors of A'A, U = A V / sigma. Where sigma is too small for that to be
+ * accurate, the orthonormalisation restores a basis; what such columns lack in direction is below f32 rounding of
+ * A. */
 static int left_from_product(struct svd *svd, const float *a, int64_t m, int64_t n, const double *g,
                              struct random random)
 {

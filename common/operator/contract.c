@@ -231,6 +231,7 @@ void operator_dense(const struct operator *op, float *w)
 
     contraction_begin(&c, op);
     step = contraction_step(&c);
+    memory_expect(4.0 * (double)op->in * ((double)op->out + (double)step));
     for (int64_t first = 0; first < op->out; first += step)
         contraction_rows(&c, first, op->out - first < step ? op->out - first : step, w + first * op->in);
     contraction_end(&c);
@@ -246,6 +247,7 @@ int operator_contract(struct operator *op, struct dtype dtype)
 
     contraction_begin(&c, op);
     step = contraction_step(&c);
+    memory_expect((double)matrix.bytes + 8.0 * (double)step * (double)op->in);
     w = xaligned((size_t)(step * op->in), sizeof *w);
     for (int64_t first = 0; first < op->out; first += step) {
         int64_t rows = op->out - first < step ? op->out - first : step;

@@ -62,7 +62,8 @@ void operator_dense(const struct operator *op, float *w);
  * number is not finite, or too large for f16; then op is as it was. */
 int operator_contract(struct operator *op, struct dtype dtype);
 
-/* W band by band: what no program needs in full is never there in full. */
+/* W band by band, so that it need not be there in full. A band is the rows that share o_0, in each of the terms:
+ * of a chain whose first site has few rows, or of two with different ones, it may still be all of W. */
 struct contraction {
     const struct operator *op;   /* borrowed */
     int64_t band;                /* rows that are worth computing together: pass multiples of it, save at the end */

@@ -91,10 +91,13 @@ static void add_record(struct summary *summary, const struct record *record, con
 static bool all_finite(const struct tensor *tensor)
 {
     int64_t rows = tensor_rows(tensor), length = tensor_row_length(tensor);
+    const double *wide = (const void *)tensor->data;
     float *row = xmallocarray((size_t)length, sizeof *row);
     bool finite = true;
 
-    for (int64_t r = 0; r < rows && finite; r++) {
+    for (int64_t i = 0; tensor->dtype.kind == DTYPE_F64 && i < rows * length; i++)
+        finite = finite && isfinite(wide[i]);            /* may exceed f32 */
+    for (int64_t r = 0; tensor->dtype.kind != DTYPE_F64 && r < rows && finite; r++) {
         tensor_get_rows(tensor, r, 1, row);
         for (int64_t i = 0; i < length; i++)
             finite = finite && isfinite(row[i]);

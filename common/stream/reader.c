@@ -165,6 +165,15 @@ static int parse_header(struct reader *reader, struct json *map)
     return EX_OK;
 }
 
+/* A header is a map of four members, the first of them the magic. */
+static bool recognises(const unsigned char *first, size_t size)
+{
+    static const char start[] = "\x84\xa4kind\xaf" WIRE_MAGIC;
+    size_t known = sizeof start - 1 < size ? sizeof start - 1 : size;
+
+    return known > 0 && !memcmp(first, start, known);
+}
+
 static int take_header(struct reader *reader)
 {
     struct text packed = {0};
@@ -174,7 +183,7 @@ static int take_header(struct reader *reader)
 
     if (rc)
         return rc;
-    if (!reader_recognises(reader->buffer + reader->at, buffered(reader)))
+    if (!recognises(reader->buffer + reader->at, buffered(reader)))
         return bad(reader, "not a tensor stream");
     rc = take_map(reader, &packed);
     if (!rc)
@@ -186,15 +195,6 @@ static int take_header(struct reader *reader)
     json_drop(map);
     text_free(&packed);
     return rc;
-}
-
-/* A header is a map of four members, the first of them the magic. */
-bool reader_recognises(const unsigned char *first, size_t size)
-{
-    static const char start[] = "\x84\xa4kind\xaf" WIRE_MAGIC;
-    size_t known = sizeof start - 1 < size ? sizeof start - 1 : size;
-
-    return known > 0 && !memcmp(first, start, known);
 }
 
 int reader_open(struct reader *reader, const char *path)

@@ -44,9 +44,6 @@ int reader_pass(struct reader *reader, struct record *record, struct writer *wri
  * 0 once all was taken and verified. */
 int reader_piece(struct reader *reader, const unsigned char **data, size_t *size);
 
-/* True where the file begins as a tensor stream does. */
-bool reader_recognises(const unsigned char *first, size_t size);
-
 void reader_close(struct reader *reader);
 
 #endif

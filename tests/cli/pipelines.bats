@@ -39,14 +39,16 @@ refused() {
     fi
 }
 
-@test "a step that would do nothing is refused by name" {
-    refused stories-q4-chi8 "step 'chi8' behind 'q4' would do nothing"
-    refused stories-q4-g32-chi8 "step 'chi8' behind 'q4' would do nothing"
-    refused stories-chi8-q4-chi16 "step 'chi16' behind 'q4' would do nothing"
-    refused stories-chi8-sites3-keep50 "step 'keep50' behind 'chi8' would do nothing"
-    refused stories-seed-chi4 "step 'chi4' behind 'seed' would do nothing"
-    refused stories-q4-q8 "step 'q8' behind 'q4' would do nothing"
-    refused "$R/stories/q4-q8/report.json" "step 'q8' behind 'q4' would do nothing"
+@test "a step that has nothing left to act on is refused by name" {
+    refused stories-q4-chi8 "step 'chi8' can't stand behind 'q4'"
+    refused stories-q4-g32-chi8 "step 'chi8' can't stand behind 'q4'"
+    refused stories-chi8-q4-chi16 "step 'chi16' can't stand behind 'q4'"
+    refused stories-chi8-sites3-keep50 "step 'keep50' can't stand behind 'chi8'"
+    refused stories-chi4-sites17 "N is one of 2"
+    refused stories-keep200 "N is one of 1"
+    graph -n stories-seed-chi4 > /dev/null
+    refused stories-q4-q8 "step 'q8' can't stand behind 'q4'"
+    refused "$R/stories/q4-q8/report.json" "step 'q8' can't stand behind 'q4'"
 }
 
 @test "an option's step stands behind its program's step, once" {

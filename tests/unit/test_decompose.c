@@ -106,7 +106,7 @@ static void test_refuses(void)
     struct decomposed result;
 
     for (int small = 0; small < 2; small++) {                   /* off either end of f16 */
-        op = matrix(40, 60, DTYPE(F32), small ? 1e-12f : 1e12f);
+        op = matrix(40, 60, DTYPE(F32), small ? 1e-15f : 1e12f);
         assert_int_equal(run(&op, &how, &result), EX_DATAERR);
         assert_non_null(strstr(message, "use --dtype bf16 or f32"));
         assert_true(operator_is_dense(&op));
