@@ -111,7 +111,8 @@ static const struct program program = {
     .operands = "[MODEL]",
     .purpose = "Factor the matrices of a tensor stream into matrix product operators.",
     .details = "Reads MODEL (a directory, a GGUF file or a stream) or standard input. Each attention and MLP matrix "
-               "(*_proj.weight of the blocks; others by --match) becomes a chain of cores by successive truncated SVDs; what that would not make smaller stays as it "
+               "(*_proj.weight of the blocks; others by --match) becomes a chain of cores by "
+               "successive truncated SVDs; what that would not make smaller stays as it "
                "is. Errors are those of the cores as stored.",
     .example = "  extract-layer model | mpo-decompose --chi 16 -o cores.tns",
     .table = table,

@@ -66,7 +66,8 @@ static const struct program program = {
     .purpose = "Compare the weights of two models or tensor streams: relative Frobenius error and worst element per "
                "tensor.",
     .details = "A and B are directories, GGUF files, streams, or '-' for one of them; A is the reference. Compressed "
-               "weights are compared by the matrices that their cores give. Exit status: 0 same, 1 different, 64 and more trouble.",
+               "weights are compared by the matrices that their cores give. Exit status: 0 same, 1 different, "
+               "64 and more trouble.",
     .example = "  extract-layer model | quantize --bits 8 | tensor-diff -t 0.02 model -",
     .table = table,
     .parse = parse,

@@ -9,7 +9,7 @@
 enum mpo_limit {
     MPO_CHI,                     /* chi; with a free shape: chi * (out + in) parameters in all */
     MPO_KEEP,                    /* part * out * in parameters in all */
-    MPO_TOLERANCE,               /* |W - W'|_F <= part * |W|_F, the fewest bonds that do, or nearly (large W: see svd_krylov.c) */
+    MPO_TOLERANCE,               /* |W - W'|_F <= part * |W|_F, the fewest bonds that do, or nearly (large W) */
 };
 
 struct mpo_budget {

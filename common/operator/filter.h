@@ -16,8 +16,8 @@ struct filter {
     void *context;
 };
 
-/* Runs the filter from common_options.input to common_options.output; the program's exit code. Patterns of --match go into
- * the history here. */
+/* Runs the filter from common_options.input to common_options.output; the program's exit code. Patterns of --match
+ * go into the history here. */
 int filter_run(const struct filter *filter);
 
 #endif

@@ -218,7 +218,9 @@ const char *record_after(const struct record *last, const struct record *next)
         return "the first bond of a term is not 1";
     if (next->site == next->n_site - 1 && next->shape[3] != 1)
         return "the last bond of a term is not 1";
-    return last->name && !strcmp(last->name, next->name) && last->n_term != next->n_term ? "another number of terms" : NULL;
+    if (last->name && !strcmp(last->name, next->name) && last->n_term != next->n_term)
+        return "another number of terms";
+    return NULL;
 }
 
 void record_remember(struct record *last, const struct record *record)
