@@ -14,7 +14,6 @@
 #include <string.h>
 #include <sys/resource.h>
 
-static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
 static const char *const dtype_words[] = {"float32", "float16", "bfloat16"};     /* as config.json has them */
 
 static struct {
@@ -80,7 +79,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
         options.output = value;
         return 0;
     case 'd':
-        options.dtype = option_word("--dtype", value, dtypes);
+        options.dtype = option_word("--dtype", value, dtype_float_names);
         return 0;
     case KEY_FORCE:
         options.force = true;

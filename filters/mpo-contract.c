@@ -3,8 +3,6 @@
 #include "base/error.h"
 #include "operator/filter.h"
 
-static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
-
 static struct {
     int dtype;
 } options;
@@ -19,7 +17,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
     (void)state;
     switch (key) {
     case 'd':
-        options.dtype = option_word("--dtype", value, dtypes);
+        options.dtype = option_word("--dtype", value, dtype_float_names);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -50,7 +48,7 @@ static int change(void *context, struct operator *op)
     struct dtype dtype;
 
     (void)context;
-    dtype_parse(dtypes[options.dtype], &dtype);
+    dtype_parse(dtype_float_names[options.dtype], &dtype);
     return operator_contract(op, dtype);
 }
 
@@ -59,7 +57,7 @@ int main(int argc, char **argv)
     struct json *history = json_make_object();
 
     options_parse(&program, argc, argv);
-    json_put(history, "dtype", json_make_string(dtypes[options.dtype]));
+    json_put(history, "dtype", json_make_string(dtype_float_names[options.dtype]));
     return filter_run(&(struct filter){.program = program.name, .doing = "contracting",
                                        .options = history, .wants = wants, .change = change});
 }

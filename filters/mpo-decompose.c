@@ -12,7 +12,6 @@
 
 enum { KEY_CHI = 1, KEY_KEEP, KEY_TOLERANCE, KEY_SITES, KEY_SHAPE, KEY_FORCE, KEY_EXACT, KEY_PLAN };
 
-static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
 static const char *const limits[] = {"chi", "keep", "tolerance"};    /* in the order of enum mpo_limit */
 static const char projections[] = "*_proj.weight";
 
@@ -90,7 +89,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
         set_shape(value);
         return 0;
     case 'd':
-        options.dtype = option_word("--dtype", value, dtypes);
+        options.dtype = option_word("--dtype", value, dtype_float_names);
         return 0;
     case KEY_EXACT:
         options.how.budget.exact = true;
@@ -164,7 +163,8 @@ static struct decomposition how_for(const char *name)
 /* What became of all matrices. */
 struct sums {
     int64_t matrices, done, as_matrix, parameters, stored;
-    double squares, norm, worst;
+    struct difference difference;
+    double worst;
 };
 
 static int change(void *context, struct operator *op)
@@ -181,23 +181,20 @@ static int change(void *context, struct operator *op)
     sums->as_matrix += result.shape.n_site == 2 && result.shape.in[0] == 1 && result.shape.out[1] == 1;
     sums->parameters += op->out * op->in;
     sums->stored += result.parameters;
-    sums->squares += result.squares;
-    sums->norm += result.norm;
-    sums->worst = fmax(sums->worst, decomposed_error(&result));
+    difference_join(&sums->difference, &result.difference);
+    sums->worst = fmax(sums->worst, difference_error(&result.difference));
     return EX_OK;
 }
 
 static void report(const struct sums *sums)
 {
-    struct decomposed all = {.squares = sums->squares, .norm = sums->norm};
-
     if (!sums->matrices)
         note("no weight matches: nothing was decomposed");
     else if (sums->done)
         note("%lld of %lld matrices decomposed, %lld of them as low-rank matrices: %lld parameters of %lld, relative "
              "error %.4f in all, at most %.4f", (long long)sums->done, (long long)sums->matrices,
              (long long)sums->as_matrix, (long long)sums->stored, (long long)sums->parameters,
-             decomposed_error(&all), sums->worst);
+             difference_error(&sums->difference), sums->worst);
 }
 
 static struct json *history_options(void)
@@ -213,7 +210,7 @@ static struct json *history_options(void)
     json_put(history, "shape", json_make_string(options.shape ? options.shape : "auto"));
     if (!options.shape)
         json_put(history, "sites", json_make_int(options.how.sites));
-    json_put(history, "dtype", json_make_string(dtypes[options.dtype]));
+    json_put(history, "dtype", json_make_string(dtype_float_names[options.dtype]));
     if (budget->exact)
         json_put(history, "exact", json_make_bool(true));
     if (options.how.force)
@@ -228,7 +225,7 @@ int main(int argc, char **argv)
     int rc = EX_OK;
 
     options_parse(&program, argc, argv);
-    dtype_parse(dtypes[options.dtype], &options.how.dtype);
+    dtype_parse(dtype_float_names[options.dtype], &options.how.dtype);
     options.how.budget.seed = common_options.seed;
     if (options.plan_file && (rc = plan_read(&options.plan, options.plan_file)))
         return rc;

@@ -6,14 +6,11 @@
 #include "fit/round.h"
 #include "operator/filter.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { KEY_GROUP = 1, KEY_ZERO, KEY_PLAN, KEY_INVERSE, KEY_DTYPE, KEY_EMBEDDING };
 
 enum { KEEP = 0 };                       /* bits of what is left as it is */
-
-static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
 
 static struct {
     const char *plan_file;
@@ -80,7 +77,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
         options.inverse = true;
         return 0;
     case 'd':
-        options.dtype = option_word("--dtype", value, dtypes);
+        options.dtype = option_word("--dtype", value, dtype_float_names);
         options.typed = true;
         return 0;
     case ARGP_KEY_END:
@@ -139,7 +136,7 @@ static bool wants(void *context, const struct record *record)
 
 /* What became of all weights. */
 static struct {
-    struct round_error error;
+    struct difference difference;
     int64_t weights, packed, before, after;
 } sums;
 
@@ -155,7 +152,7 @@ static int pack_core(struct tensor *core, struct dtype dtype, const char *name)
         inform("'%s': %lld bytes packed against %lld, kept", name, (long long)bytes, (long long)core->bytes);
         return EX_OK;
     }
-    return round_nearest(core, dtype, name, &sums.error);
+    return round_nearest(core, dtype, name, &sums.difference);
 }
 
 static int change(void *context, struct operator *op)
@@ -166,7 +163,7 @@ static int change(void *context, struct operator *op)
 
     (void)context;
     if (options.inverse)
-        dtype_parse(dtypes[options.dtype], &dtype);
+        dtype_parse(dtype_float_names[options.dtype], &dtype);
     else
         format_of(op->name, &dtype);
     for (int t = 0; t < op->n_term; t++)
@@ -196,7 +193,7 @@ static void report(void)
         note("%lld of %lld weights packed%s, %lld bytes of %lld, relative error %.4f", (long long)sums.packed,
              (long long)sums.weights, options.plan_file || options.embedding_bits != 8 ? ""
              : ", embedding and head at 8 bits (--embedding-bits)", (long long)sums.after, (long long)sums.before,
-             sums.error.squares == 0 ? 0 : sqrt(sums.error.squares / sums.error.norm));
+             difference_error(&sums.difference));
 }
 
 static struct json *history_options(void)
@@ -205,7 +202,7 @@ static struct json *history_options(void)
 
     if (options.inverse) {
         json_put(history, "inverse", json_make_bool(true));
-        json_put(history, "dtype", json_make_string(dtypes[options.dtype]));
+        json_put(history, "dtype", json_make_string(dtype_float_names[options.dtype]));
     } else if (options.plan_file)
         json_put(history, "plan", plan_history(&options.plan));
     else {

@@ -128,8 +128,7 @@ static void tell_difference(const char *name, const struct difference *d, int64_
     double error = difference_error(d);
     bool same = !d->unequal || (isfinite(d->norm) && options.tolerance > 0 && error <= options.tolerance);
 
-    report.all.norm += d->norm;
-    report.all.squares += d->squares;
+    difference_join(&report.all, d);
     report.same += same;
     report.different += !same;
     if (!options.json) {

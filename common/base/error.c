@@ -73,12 +73,14 @@ int fail(int code, const char *format, ...)
     return code;
 }
 
-int fail_in(int code, const char *where, const char *format, va_list args)
+int fail_in(int code, char *where, const char *format, va_list args)
 {
     char reason[1024];
 
     vsnprintf(reason, sizeof reason, format, args);
-    return fail(code, "%s: %s", where, reason);
+    fail(code, "%s: %s", where, reason);
+    free(where);
+    return code;
 }
 
 void die(int code, const char *format, ...)

@@ -29,8 +29,8 @@ void warn(const char *format, ...) PRINTF_LIKE(1, 2);
 /* Prints a message and returns code: `return fail(EX_DATAERR, ...)`. */
 int fail(int code, const char *format, ...) PRINTF_LIKE(2, 3);
 
-/* The same in two parts, "WHERE: message", for readers that say where in their input they are. */
-int fail_in(int code, const char *where, const char *format, va_list args);
+/* The same in two parts, "WHERE: message", for readers that say where in their input they are; where is freed. */
+int fail_in(int code, char *where, const char *format, va_list args);
 
 /* Prints a message and exits with code. */
 _Noreturn void die(int code, const char *format, ...) PRINTF_LIKE(2, 3);

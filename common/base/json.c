@@ -124,6 +124,15 @@ char *json_write(const struct json *value, int indent)
     return out.data;
 }
 
+char *json_document(const struct json *value)
+{
+    struct text out = {0};
+
+    write_value(&out, UNWRAP(value), 2, 0);
+    text_append(&out, "\n", 1);
+    return out.data;
+}
+
 struct json *json_keep(struct json *value)
 {
     return WRAP(json_incref(UNWRAP(value)));

@@ -25,6 +25,9 @@ int json_load(const char *path, struct json **value);
  * equal. The caller frees. */
 char *json_write(const struct json *value, int indent);
 
+/* The same as a file has it: indented by 2, with a line feed at the end. The caller frees. */
+char *json_document(const struct json *value);
+
 struct json *json_keep(struct json *value);          /* one more reference */
 void json_drop(struct json *value);                  /* NULL is allowed */
 struct json *json_clone(const struct json *value);   /* a deep copy, the caller's */

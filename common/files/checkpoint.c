@@ -216,7 +216,7 @@ static int put_file(struct checkpoint *checkpoint, const char *name, const char 
 static char *wrap_config(const struct checkpoint *checkpoint, const struct json *config, const char *original)
 {
     struct json *wrapped = json_make_object(), *architectures = json_make_array();
-    char *text = directory_config_text(config);
+    char *text = json_document(config);
 
     json_append(architectures, json_make_string("LapidaryForCausalLM"));
     json_put(wrapped, "model_type", json_make_string(DIRECTORY_LAPIDARY));
@@ -228,7 +228,7 @@ static char *wrap_config(const struct checkpoint *checkpoint, const struct json 
     if (strcmp(text, original))          /* so that the original bytes come back */
         json_put(wrapped, "original_config_text", json_make_string(original));
     free(text);
-    text = directory_config_text(wrapped);
+    text = json_document(wrapped);
     json_drop(wrapped);
     return text;
 }
@@ -243,7 +243,7 @@ static int write_config(struct checkpoint *checkpoint)
     if (!came->length && !checkpoint->options.config)
         return fail(EX_DATAERR, "cannot write '%s': the streams hold no configuration", checkpoint->staging.path);
     if (!came->length) {
-        made = directory_config_text(checkpoint->options.config);
+        made = json_document(checkpoint->options.config);
         text_append(came, made, strlen(made));
         free(made);
     }
@@ -294,7 +294,7 @@ static int name_shards(struct checkpoint *checkpoint)
     json_put(index, "metadata", metadata);
     json_put(index, "weight_map", map);
     if (!rc && checkpoint->n_shard > 1) {
-        char *text = directory_config_text(index);
+        char *text = json_document(index);
 
         rc = put_file(checkpoint, DIRECTORY_INDEX, text);
         free(text);

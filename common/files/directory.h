@@ -70,7 +70,4 @@ int directory_lapidary_records(struct model *model, struct directory *directory,
 /* Payload bytes [from, from + size) of a record in several planes. */
 int directory_read_planes(const struct open_file *file, const struct item *item, int64_t from, size_t size, void *to);
 
-/* The text of a configuration as Hugging Face's programs write it; the caller frees. */
-char *directory_config_text(const struct json *config);
-
 #endif

@@ -62,14 +62,6 @@ bool directory_is_plain(const struct record *record)
     return record->kind == RECORD_TENSOR && dtype_size(record->dtype) && json_count(record->map) == MEMBERS;
 }
 
-char *directory_config_text(const struct json *config)
-{
-    char *text = json_write(config, 2), *line = xasprintf("%s\n", text);
-
-    free(text);
-    return line;
-}
-
 int directory_lapidary_config(struct model *model, const struct json *config)
 {
     struct json *original = json_at(config, "original_config"), *history = json_at(config, "history");
@@ -88,7 +80,7 @@ int directory_lapidary_config(struct model *model, const struct json *config)
     json_drop(model->history);
     model->history = json_keep(history);
     model->config = json_keep(original);
-    text = bytes ? xstrndup(json_as_string(bytes, ""), json_as_length(bytes)) : directory_config_text(original);
+    text = bytes ? xstrndup(json_as_string(bytes, ""), json_as_length(bytes)) : json_document(original);
     length = strlen(text);
     model_add_memory(model, DIRECTORY_CONFIG, text, length);
     return EX_OK;

@@ -337,12 +337,9 @@ static int put_window(const struct gguf *g, const struct gguf_plan *plan, struct
 
 static void add_json(struct model *model, const char *name, const struct json *value)
 {
-    struct text text = {0};
-    char *written = json_write(value, 2);
+    char *text = json_document(value);
 
-    text_format(&text, "%s\n", written);
-    free(written);
-    model_add_memory(model, name, text.data, text.length);
+    model_add_memory(model, name, text, strlen(text));
 }
 
 /* Generation ends at the end of the text and at the end of a turn. */

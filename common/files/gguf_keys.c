@@ -22,7 +22,6 @@ int gguf_fail(const struct gguf *gguf, const char *format, ...)
     va_start(args, format);
     fail_in(EX_DATAERR, where, format, args);
     va_end(args);
-    free(where);
     return EX_DATAERR;
 }
 

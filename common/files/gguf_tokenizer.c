@@ -306,7 +306,6 @@ static int add_configuration(const struct gguf *g, const struct gguf_plan *plan,
     const struct gguf_vocab *vocab = manner->vocab;
     struct gguf_string template = {0};
     struct json *config, *text = NULL;
-    struct text out = {0};
     char *written;
     int rc = gguf_text(g, "tokenizer.chat_template", &template);
 
@@ -326,10 +325,8 @@ static int add_configuration(const struct gguf *g, const struct gguf_plan *plan,
     json_put(config, "model_max_length", json_make_int(plan->context));
     if (text)
         json_put(config, "chat_template", text);
-    written = json_write(config, 2);
-    text_format(&out, "%s\n", written);
-    model_add_memory(model, "tokenizer_config.json", out.data, out.length);
-    free(written);
+    written = json_document(config);
+    model_add_memory(model, "tokenizer_config.json", written, strlen(written));
     json_drop(config);
     return EX_OK;
 }

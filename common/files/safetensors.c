@@ -29,7 +29,6 @@ static int bad_tensor(const char *path, const char *name, const char *format, ..
     va_start(args, format);
     fail_in(EX_DATAERR, where, format, args);
     va_end(args);
-    free(where);
     return EX_DATAERR;
 }
 

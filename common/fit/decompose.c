@@ -9,11 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-double decomposed_error(const struct decomposed *result)
-{
-    return result->squares == 0 ? 0 : sqrt(result->squares / result->norm);
-}
-
 static int64_t least_bytes(const struct operator *op)
 {
     int64_t stored = operator_bytes(op), two_each = 2 * op->out * op->in;
@@ -195,13 +190,20 @@ static void tell(const struct operator *op, const struct decomposition *how, con
     if (mpo->tried > 1)
         snprintf(tried, sizeof tried, " (best of %d shapes)", mpo->tried);
     inform("'%s': %s%s, %lld parameters of %lld, relative error %.4f", op->name, shape_print(&mpo->shape, shape), tried,
-           (long long)result->parameters, (long long)(op->out * op->in), decomposed_error(result));
+           (long long)result->parameters, (long long)(op->out * op->in), difference_error(&result->difference));
     if (mpo->clipped && how->shape.n_site && how->budget.limit == MPO_CHI)
         note("'%s': chi %lld is more than the rank of a cut, which is taken instead", op->name,
              (long long)how->budget.chi);
     if (how->budget.limit == MPO_KEEP && (double)result->parameters > budget)
         note("'%s': chi 1 already takes %lld parameters, more than the %.0f to be kept", op->name,
              (long long)result->parameters, budget);
+}
+
+static char *too_large(const struct operator *op, const struct decomposition *how, int64_t parameters)
+{
+    return xasprintf("%lld numbers in cores would take %lld bytes against %lld, kept (--force decomposes)",
+                     (long long)parameters, (long long)(parameters * dtype_size(how->dtype)),
+                     (long long)least_bytes(op));
 }
 
 /* Why the operator stays as it is; NULL where it doesn't. The caller frees. */
@@ -211,9 +213,7 @@ static char *reason_to_keep(const struct attempt *a, const struct operator *op, 
     char dtype[DTYPE_NAME];
 
     if (!saves(op, how, parameters))
-        return xasprintf("%lld numbers in cores would take %lld bytes against %lld, kept (--force decomposes)",
-                         (long long)parameters, (long long)(parameters * dtype_size(how->dtype)),
-                         (long long)least_bytes(op));
+        return too_large(op, how, parameters);
     if (how->budget.limit == MPO_TOLERANCE && attempt_error(a) > how->budget.part)
         return xasprintf("cores of %s come to an error of %.3g, more than %g, kept%s", dtype_name(how->dtype, dtype),
                          attempt_error(a), how->budget.part, how->dtype.kind == DTYPE_F32 ? "" : " (see --dtype f32)");
@@ -231,8 +231,7 @@ static int decompose_matrix(struct operator *op, const struct decomposition *how
     if (reason)
         note("'%s': %s", op->name, reason);
     if (!rc && !reason) {
-        *result = (struct decomposed){true, a.mpo.shape, operator_parameters(&a.fitted), a.difference.squares,
-                                      a.difference.norm};
+        *result = (struct decomposed){true, a.mpo.shape, operator_parameters(&a.fitted), a.difference};
         tell(op, how, result, &a.mpo);
         operator_free(op);
         *op = a.fitted;
@@ -245,7 +244,7 @@ static int decompose_matrix(struct operator *op, const struct decomposition *how
 
 int decompose(struct operator *op, const struct decomposition *how, struct decomposed *result)
 {
-    char text[SHAPE_TEXT];
+    char text[SHAPE_TEXT], *reason;
     int64_t parameters;
 
     *result = (struct decomposed){0};
@@ -263,7 +262,8 @@ int decompose(struct operator *op, const struct decomposition *how, struct decom
     parameters = expected_parameters(op, how);
     if (saves(op, how, parameters))
         return decompose_matrix(op, how, result);
-    note("'%s': %lld numbers in cores would take %lld bytes against %lld, kept (--force decomposes)", op->name,
-         (long long)parameters, (long long)(parameters * dtype_size(how->dtype)), (long long)least_bytes(op));
+    reason = too_large(op, how, parameters);
+    note("'%s': %s", op->name, reason);
+    free(reason);
     return EX_OK;
 }

@@ -3,7 +3,7 @@
 #define FIT_DECOMPOSE_H
 
 #include "fit/mpo.h"
-#include "operator/operator.h"
+#include "operator/difference.h"
 
 struct decomposition {
     struct mpo_budget budget;
@@ -18,7 +18,7 @@ struct decomposed {
     bool done;                   /* false: left as it is, and said so by note() */
     struct mpo_shape shape;
     int64_t parameters;          /* stored in the cores */
-    double squares, norm;        /* |W - W'|^2 for the rounded cores, and |W|^2 */
+    struct difference difference;    /* of W and what the rounded cores give */
 };
 
 /* Decomposes op in place. Bytes are compared with the smaller of its payload and 2 bytes per weight. A tolerance
@@ -26,8 +26,5 @@ struct decomposed {
  * fit takes (see mpo.h). EX_DATAERR after a message where the shape isn't its shape, values aren't finite or the
  * dtype can't hold the cores; EX_SOFTWARE. Then op is as it was. */
 int decompose(struct operator *op, const struct decomposition *how, struct decomposed *result);
-
-/* |W - W'|_F / |W|_F. */
-double decomposed_error(const struct decomposed *result);
 
 #endif

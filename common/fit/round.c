@@ -12,7 +12,7 @@ struct rounding {
     const struct tensor *from;
     struct tensor *to;
     struct group_layout layout;
-    struct round_error *band;    /* of each band, to be summed in order */
+    struct difference *band;     /* of each band, to be summed in order */
     atomic_bool bad;
 };
 
@@ -125,7 +125,6 @@ static void round_band(void *context, int64_t item, int thread)
     int64_t first = item * BAND, rows = r->layout.rows - first < BAND ? r->layout.rows - first : BAND;
     int64_t count = rows * r->layout.length;
     float *w = xaligned((size_t)(2 * count), sizeof *w), *back = w + count;
-    struct round_error error = {0};
 
     (void)thread;
     tensor_get_rows(r->from, first, rows, w);
@@ -136,15 +135,11 @@ static void round_band(void *context, int64_t item, int thread)
             return;
         }
     tensor_get_rows(r->to, first, rows, back);
-    for (int64_t i = 0; i < count; i++) {
-        error.norm += (double)w[i] * w[i];
-        error.squares += ((double)w[i] - back[i]) * ((double)w[i] - back[i]);
-    }
-    r->band[item] = error;
+    difference_add(&r->band[item], w, back, count, first * r->layout.length);
     free(w);
 }
 
-int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, struct round_error *error)
+int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, struct difference *difference)
 {
     struct tensor packed = tensor_new(dtype, tensor->rank, tensor->shape);
     struct rounding r = {.from = tensor, .to = &packed};
@@ -159,10 +154,8 @@ int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, s
     for (int64_t i = r.layout.scale + r.layout.rows * r.layout.groups * 2; i < r.layout.zero && i < r.layout.total; i++)
         packed.data[i] = 0;
     parallel_for(bands, round_band, &r);
-    for (int64_t i = 0; i < bands; i++) {
-        error->norm += r.band[i].norm;
-        error->squares += r.band[i].squares;
-    }
+    for (int64_t i = 0; i < bands; i++)
+        difference_join(difference, &r.band[i]);
     free(r.band);
     if (atomic_load(&r.bad)) {
         tensor_free(&packed);

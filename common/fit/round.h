@@ -10,17 +10,12 @@
 #ifndef FIT_ROUND_H
 #define FIT_ROUND_H
 
-#include "tensor/tensor.h"
-
-/* What rounding did: |w|^2 and |w - w'|^2, summed over all that was rounded. */
-struct round_error {
-    double norm, squares;
-};
+#include "operator/difference.h"
 
 /* Replaces the tensor by its rounding to a group format (the old payload is freed), row by row in parallel, and
  * adds to *error. Peak memory is old and new payload. EX_DATAERR where a value is not finite or a scale overflows
  * f16; name is for the message. */
-int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, struct round_error *error);
+int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, struct difference *difference);
 
 /* The inverse: replaces a tensor of any real dtype by its values in f32, f16 or bf16. EX_DATAERR where one is not
  * finite, or too large for f16; then the tensor is as it was. */

@@ -41,7 +41,6 @@ static void trouble(struct fields *f, const char *format, ...)
     va_start(args, format);
     f->rc = fail_in(EX_DATAERR, where, format, args);
     va_end(args);
-    free(where);
 }
 
 /* NULL where the member is missing or null. */

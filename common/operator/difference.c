@@ -41,7 +41,7 @@ void difference_add(struct difference *d, const float *a, const float *b, int64_
     d->squares += squares;
 }
 
-static void join(struct difference *sum, const struct difference *part)
+void difference_join(struct difference *sum, const struct difference *part)
 {
     sum->norm += part->norm;
     sum->squares += part->squares;
@@ -80,7 +80,7 @@ static void compare_band(struct difference *sum, const float *a, const float *b,
 
     parallel_for(pieces, compare_piece, &c);
     for (int64_t i = 0; i < pieces; i++)
-        join(sum, &c.part[i]);
+        difference_join(sum, &c.part[i]);
     free(c.part);
 }
 

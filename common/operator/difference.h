@@ -18,6 +18,9 @@ double difference_error(const struct difference *difference);
 /* Adds the elements of two f32 arrays, count each, that stand at index first of a tensor; sums in double. */
 void difference_add(struct difference *difference, const float *a, const float *b, int64_t count, int64_t first);
 
+/* Adds a part, of a later piece of the same tensor or of another tensor. */
+void difference_join(struct difference *sum, const struct difference *part);
+
 /* Two operators of the same size, band by band (see struct contraction). */
 struct difference operator_difference(const struct operator *a, const struct operator *b);
 

@@ -28,7 +28,6 @@ static int bad_operator(const struct source *source, const struct record *record
     va_start(args, format);
     fail_in(EX_DATAERR, where, format, args);
     va_end(args);
-    free(where);
     return EX_DATAERR;
 }
 

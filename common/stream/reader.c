@@ -24,7 +24,6 @@ static int bad(const struct reader *reader, const char *format, ...)
     va_start(args, format);
     fail_in(EX_DATAERR, where, format, args);
     va_end(args);
-    free(where);
     return EX_DATAERR;
 }
 

@@ -14,6 +14,7 @@ static const struct {
     [DTYPE_I64] = {"i64", 8}, [DTYPE_BOOL] = {"bool", 1},
 };
 
+const char *const dtype_float_names[] = {"f32", "f16", "bf16", NULL};
 const char *const dtype_zero_names[] = {"none", "int", "min", NULL};
 
 static bool bits_known(int bits)

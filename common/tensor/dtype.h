@@ -35,6 +35,9 @@ struct dtype {
 /* NULL-terminated: "none", "int", "min", in the order of enum dtype_zero. */
 extern const char *const dtype_zero_names[];
 
+/* NULL-terminated: "f32", "f16", "bf16", in the order of enum dtype_kind: what options can ask for. */
+extern const char *const dtype_float_names[];
+
 /* The dtype a name stands for; false where there is none. */
 bool dtype_parse(const char *name, struct dtype *dtype);
 

@@ -67,8 +67,8 @@ static void test_decomposes(void)
             assert_true(dtype_same(op.term[0].core[1].dtype, how.dtype));
             assert_int_equal(result.parameters, 300);
             difference = operator_difference(&was, &op);
-            CHECK_AT_MOST(fabs(difference_error(&difference) - decomposed_error(&result)), 0, "error as told");
-            CHECK_AT_MOST(decomposed_error(&result), 0.06, "error at the rank of what is not noise");
+            CHECK_AT_MOST(fabs(difference_error(&difference) - difference_error(&result.difference)), 0, "error as told");
+            CHECK_AT_MOST(difference_error(&result.difference), 0.06, "error at the rank of what is not noise");
             assert_string_equal(op.name, "w");
             operator_free(&op);
             operator_free(&was);
@@ -95,7 +95,7 @@ static void test_keeps(void)
     how.budget.chi = 24;
     assert_int_equal(run(&op, &how, &result), EX_OK);
     assert_true(result.done);
-    CHECK_AT_MOST(decomposed_error(&result), 2e-3, "error of one chi more than there was, in f16");
+    CHECK_AT_MOST(difference_error(&result.difference), 2e-3, "error of one chi more than there was, in f16");
     operator_free(&op);
 }
 
@@ -151,7 +151,7 @@ static void test_tolerance(void)
             assert_int_equal(run(&op, &how, &result), EX_OK);
             assert_int_equal(result.done, cases[i].reached);
             if (result.done)
-                CHECK_AT_MOST(decomposed_error(&result), cases[i].part, "error, of the tolerance");
+                CHECK_AT_MOST(difference_error(&result.difference), cases[i].part, "error, of the tolerance");
             else
                 assert_non_null(strstr(message, "kept (see --dtype f32)"));
             operator_free(&op);

@@ -122,7 +122,7 @@ static void check_rounding(struct dtype dtype, const float *values, int64_t rows
     struct group_layout layout;
 
     tensor_set(&tensor, values);
-    assert_int_equal(round_nearest(&tensor, dtype, "test", &(struct round_error){0}), 0);
+    assert_int_equal(round_nearest(&tensor, dtype, "test", &(struct difference){0}), 0);
     tensor_get(&tensor, back);
     group_layout(dtype, 2, tensor.shape, &layout);
     rows = layout.rows;                  /* of a column: one */
@@ -160,14 +160,14 @@ static void test_rounding_bounds(void)
 static float rounded_error(struct dtype dtype, const float *values, int64_t n)
 {
     struct tensor tensor = tensor_new(DTYPE(F32), 1, &n);
-    struct round_error told = {0};
+    struct difference told = {0};
     float back[256], error;
 
     tensor_set(&tensor, values);
     assert_int_equal(round_nearest(&tensor, dtype, "test", &told), 0);
     tensor_get(&tensor, back);
     error = (float)check_relative(back, values, n);
-    CHECK_AT_MOST(fabs(sqrt(told.norm > 0 ? told.squares / told.norm : 0) - error), 1e-6, "error as told and as found");
+    CHECK_AT_MOST(fabs(difference_error(&told) - error), 1e-6, "error as told and as found");
     tensor_free(&tensor);
     return error;
 }
@@ -210,7 +210,7 @@ static void test_not_finite_is_refused(void)
 
         memset(tensor.data, 0, 160);
         ((float *)(void *)tensor.data)[37] = bad[i];
-        assert_int_equal(round_nearest(&tensor, q4, "w", &(struct round_error){0}), EX_DATAERR);
+        assert_int_equal(round_nearest(&tensor, q4, "w", &(struct difference){0}), EX_DATAERR);
         assert_non_null(strstr(message, "'w'"));
         tensor_free(&tensor);
     }
