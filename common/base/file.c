@@ -32,13 +32,19 @@ int file_open(const char *path, int *fd, int64_t *size)
     return EX_NOINPUT;
 }
 
+bool file_is_stdin(const char *path)
+{
+    return !path || !strcmp(path, "-");
+}
+
 int file_read(const char *path, size_t limit, struct text *text)
 {
-    int fd = -1;
+    const char *name = file_is_stdin(path) ? "standard input" : path;
+    int fd = STDIN_FILENO;
     int64_t size = 0;
     char block[65536];
     ssize_t got = 0;
-    int rc = file_open(path, &fd, &size);
+    int rc = file_is_stdin(path) ? EX_OK : file_open(path, &fd, &size);
 
     if (rc)
         return rc;
@@ -47,13 +53,14 @@ int file_read(const char *path, size_t limit, struct text *text)
         if (got > 0)
             text_append(text, block, (size_t)got);
         if (text->length > limit) {
-            rc = fail(EX_DATAERR, "'%s': longer than %zu bytes", path, limit);
+            rc = fail(EX_DATAERR, "'%s': longer than %zu bytes", name, limit);
             break;
         }
     }
     if (got < 0)
-        rc = fail(EX_IOERR, "cannot read '%s':", path);
-    close(fd);
+        rc = fail(EX_IOERR, "cannot read '%s':", name);
+    if (fd != STDIN_FILENO)
+        close(fd);
     return rc;
 }
 

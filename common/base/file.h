@@ -9,7 +9,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Appends a file's bytes to text; a file longer than limit is refused. EX_NOINPUT, EX_DATAERR, EX_IOERR. */
+/* True for what stands for standard input: NULL or "-". */
+bool file_is_stdin(const char *path);
+
+/* Appends a file's or standard input's bytes to text; more than limit is refused. EX_NOINPUT, EX_DATAERR, EX_IOERR. */
 int file_read(const char *path, size_t limit, struct text *text);
 
 /* Reads exactly size bytes at an offset of fd. EX_DATAERR where the file is shorter (path names it), EX_IOERR. */

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "base/parallel.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
@@ -14,11 +15,11 @@
 #include <string.h>
 #include <unistd.h>
 
-struct common_options common_options;
+struct common_options common_options = {.device = "cpu"};
 
 static const struct program *running;
 
-enum { KEY_THREADS = 0x1000, KEY_SEED };
+enum { KEY_THREADS = 0x1000, KEY_SEED, KEY_DEVICE, KEY_ACTIVATIONS };
 
 static error_t parse_general(int key, char *value, struct argp_state *state)
 {
@@ -75,6 +76,23 @@ static error_t parse_match(int key, char *value, struct argp_state *state)
     return 0;
 }
 
+static error_t parse_device(int key, char *value, struct argp_state *state)
+{
+    static const char *const types[] = {"f32", "int8", NULL};
+
+    (void)state;
+    switch (key) {
+    case KEY_DEVICE:
+        common_options.device = value;
+        return 0;
+    case KEY_ACTIVATIONS:
+        common_options.activations = option_word("--activations", value, types);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
 static const struct argp_option general_table[] = {
     {"verbose", 'v', NULL, 0, "say more of what is done", -2},
     {"quiet", 'q', NULL, 0, "say errors only", -2},
@@ -99,11 +117,20 @@ static const struct argp_option match_table[] = {
     {0},
 };
 
+static const struct argp_option device_table[] = {
+    {"device", KEY_DEVICE, "NAME", 0, "run on this device: cpu (the default), or reference, the plain and slow "
+     "definition of each operation", -3},
+    {"activations", KEY_ACTIVATIONS, "TYPE", 0, "what packed matrices are multiplied with: f32 (the default), or int8, "
+     "which is faster and rounds each token to 8 bits in groups of 32", -3},
+    {0},
+};
+
 static const struct argp general = {.options = general_table, .parser = parse_general};
 static const struct argp output = {.options = output_table, .parser = parse_output};
 static const struct argp threads = {.options = threads_table, .parser = parse_threads};
 static const struct argp seed = {.options = seed_table, .parser = parse_seed};
 static const struct argp match = {.options = match_table, .parser = parse_match};
+static const struct argp device = {.options = device_table, .parser = parse_device};
 
 /* getopt has said its line by the time argp wants to add "Try ... --help": without a stream it stays at the one
  * line. */
@@ -154,7 +181,7 @@ static void close_stdout(void)
 
 void options_parse(const struct program *program, int argc, char **argv)
 {
-    struct argp_child children[6] = {{.argp = &general}};
+    struct argp_child children[7] = {{.argp = &general}};
     int n = 1;
     char *doc = xasprintf("%s\v%s%sExample:\n\n%s", program->purpose, program->details ? program->details : "",
                           program->details ? "\n\n" : "", program->example);
@@ -171,6 +198,8 @@ void options_parse(const struct program *program, int argc, char **argv)
         children[n++].argp = &seed;
     if (program->common & OPTION_MATCH)
         children[n++].argp = &match;
+    if (program->common & OPTION_DEVICE)
+        children[n++].argp = &device;
     running = program;
     error_program(program->name);
     argp_program_version_hook = print_version;
@@ -206,6 +235,24 @@ double option_real(const char *option, const char *value, double least, double m
     if (number < least || number > most)
         die(EX_USAGE, "%s: %s is outside %g..%g", option, value, least, most);
     return number;
+}
+
+int64_t option_size(const char *option, const char *value, int64_t least)
+{
+    static const char units[] = "KMGT";
+    char *end = NULL;
+    const char *unit;
+    long long number;
+    int64_t size;
+
+    errno = 0;
+    number = strtoll(value, &end, 10);
+    unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    if (end == value || errno || (*end && (!unit || end[1])))
+        die(EX_USAGE, "%s: '%s' is not a size (a whole number, then K, M, G or T)", option, value);
+    if (!size_multiply(number, (int64_t)1 << (unit ? 10 * (unit - units + 1) : 0), &size) || size < least)
+        die(EX_USAGE, "%s: %s is outside %lld..%lld bytes", option, value, (long long)least, (long long)INT64_MAX);
+    return size;
 }
 
 int option_word(const char *option, const char *value, const char *const *words)

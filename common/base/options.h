@@ -17,6 +17,7 @@ enum {
     OPTION_SEED = 1 << 2,        /* --seed N */
     OPTION_MATCH = 1 << 3,       /* -m, --match GLOB, repeatable */
     OPTION_INPUT = 1 << 4,       /* one operand: a model, standard input where it is missing */
+    OPTION_DEVICE = 1 << 5,      /* --device NAME, --activations TYPE: of programs that run models */
 };
 
 struct program {
@@ -43,6 +44,8 @@ struct common_options {
     const char *output;          /* NULL: standard output */
     uint64_t seed;
     struct globs match;
+    const char *device;          /* "cpu" */
+    int activations;             /* enum activations of compute/device.h */
 };
 
 extern struct common_options common_options;
@@ -53,6 +56,9 @@ void options_parse(const struct program *program, int argc, char **argv);
 /* Values, range-checked; a bad one ends the program with 64 and names the option. */
 int64_t option_int(const char *option, const char *value, int64_t least, int64_t most);
 double option_real(const char *option, const char *value, double least, double most);
+
+/* Bytes, with an optional K, M, G or T (powers of 1024). */
+int64_t option_size(const char *option, const char *value, int64_t least);
 
 /* The index of value in a NULL-terminated list of words. */
 int option_word(const char *option, const char *value, const char *const *words);

@@ -1,5 +1,6 @@
 /* parallel.c - a pool of threads that take items off one counter. */
 #include "base/parallel.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
 
@@ -7,14 +8,24 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
 
+/* Rounds often follow each other within microseconds, and waking a sleeper takes longer than that: who waits spins this
+ * long before it sleeps. */
+enum { SPIN_MICROSECONDS = 50, SPIN_PAUSES = 32 };
+
+/* A sleeper announces itself before it looks at what it waits for a last time, and the other side changes that before
+ * it looks for sleepers, all sequentially consistent: so one of the two sees the other. */
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t start, finish;
-    int started;             /* workers that run, besides the caller */
-    int working;             /* workers that have not finished this round */
-    uint64_t round;
+    int started;                 /* workers that run, besides the caller */
+    atomic_bool spin;            /* there is a processor for each thread */
+    atomic_int working;          /* workers that have not finished this round */
+    atomic_int sleeping;         /* workers */
+    atomic_bool caller_sleeping;
+    atomic_uint_least64_t round;
     void (*body)(void *, int64_t, int);
     void *context;
     int64_t count;
@@ -28,16 +39,26 @@ void parallel_set(int threads)
     threads_wanted = threads;
 }
 
-int parallel_threads(void)
+static int processors(void)
 {
     cpu_set_t set;
+    int count = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
 
-    if (threads_wanted <= 0) {
-        threads_wanted = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-        if (threads_wanted > 1024)
-            threads_wanted = 1024;
-    }
+    return count < 1024 ? count : 1024;
+}
+
+int parallel_threads(void)
+{
+    if (threads_wanted <= 0)
+        threads_wanted = processors();
     return threads_wanted;
+}
+
+static void pause_briefly(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
 }
 
 static void take_items(int thread)
@@ -48,25 +69,80 @@ static void take_items(int thread)
         pool.body(pool.context, item, thread);
 }
 
+static bool round_came(uint64_t seen)
+{
+    return atomic_load(&pool.round) != seen;
+}
+
+static bool round_done(uint64_t unused)
+{
+    (void)unused;
+    return atomic_load(&pool.working) == 0;
+}
+
+/* Waits for what is true soon, or not at all. */
+static bool spin_until(bool (*condition)(uint64_t), uint64_t argument)
+{
+    double end;
+
+    if (!pool.spin)
+        return condition(argument);
+    end = clock_seconds() + 1e-6 * SPIN_MICROSECONDS;
+    do {
+        for (int i = 0; i < SPIN_PAUSES; i++) {
+            if (condition(argument))
+                return true;
+            pause_briefly();
+        }
+    } while (clock_seconds() < end);
+    return false;
+}
+
+static void wait_for_round(uint64_t seen)
+{
+    if (spin_until(round_came, seen))
+        return;
+    pthread_mutex_lock(&pool.lock);
+    atomic_fetch_add(&pool.sleeping, 1);
+    while (!round_came(seen))
+        pthread_cond_wait(&pool.start, &pool.lock);
+    atomic_fetch_sub(&pool.sleeping, 1);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void wait_for_workers(void)
+{
+    if (spin_until(round_done, 0))
+        return;
+    pthread_mutex_lock(&pool.lock);
+    atomic_store(&pool.caller_sleeping, true);
+    while (!round_done(0))
+        pthread_cond_wait(&pool.finish, &pool.lock);
+    atomic_store(&pool.caller_sleeping, false);
+    pthread_mutex_unlock(&pool.lock);
+}
+
 static void *worker(void *argument)
 {
     int thread = (int)(intptr_t)argument;
-    uint64_t seen = 0;
+    uint64_t seen;
     sigset_t all;
 
     sigfillset(&all);                            /* signals are the main thread's */
     pthread_sigmask(SIG_BLOCK, &all, NULL);
-    pthread_mutex_lock(&pool.lock);
+    pthread_mutex_lock(&pool.lock);              /* held until the first round of this worker has begun */
+    seen = atomic_load(&pool.round) - 1;
+    pthread_mutex_unlock(&pool.lock);
     for (;;) {
-        while (pool.round == seen)
-            pthread_cond_wait(&pool.start, &pool.lock);
-        seen = pool.round;
-        pthread_mutex_unlock(&pool.lock);
+        wait_for_round(seen);
+        seen++;                                  /* the next round can't begin before this worker is done */
         if (thread < parallel_threads())
             take_items(thread);
-        pthread_mutex_lock(&pool.lock);
-        if (--pool.working == 0)
+        if (atomic_fetch_sub(&pool.working, 1) == 1 && atomic_load(&pool.caller_sleeping)) {
+            pthread_mutex_lock(&pool.lock);
             pthread_cond_signal(&pool.finish);
+            pthread_mutex_unlock(&pool.lock);
+        }
     }
     return NULL;
 }
@@ -83,6 +159,27 @@ static void start_workers(int wanted)
         pthread_detach(id);
         pool.started++;
     }
+    pool.spin = pool.started < processors();
+}
+
+static void begin_round(int threads)
+{
+    bool grow = pool.started < threads - 1;
+
+    if (grow) {
+        pthread_mutex_lock(&pool.lock);
+        start_workers(threads - 1);
+    }
+    atomic_store(&pool.next, 0);
+    atomic_store(&pool.working, pool.started);
+    atomic_fetch_add(&pool.round, 1);
+    if (grow)
+        pthread_mutex_unlock(&pool.lock);
+    if (atomic_load(&pool.sleeping)) {
+        pthread_mutex_lock(&pool.lock);
+        pthread_cond_broadcast(&pool.start);
+        pthread_mutex_unlock(&pool.lock);
+    }
 }
 
 void parallel_for(int64_t count, void (*body)(void *context, int64_t item, int thread), void *context)
@@ -96,20 +193,10 @@ void parallel_for(int64_t count, void (*body)(void *context, int64_t item, int t
             body(context, item, 0);
         return;
     }
-    pthread_mutex_lock(&pool.lock);
-    /* The lock is held from here until the round counts up, so a new worker sees this round first. */
     pool.body = body;
     pool.context = context;
     pool.count = count;
-    atomic_store(&pool.next, 0);
-    pool.working = pool.started > threads - 1 ? pool.started : threads - 1;
-    start_workers(threads - 1);
-    pool.round++;
-    pthread_cond_broadcast(&pool.start);
-    pthread_mutex_unlock(&pool.lock);
+    begin_round(threads);
     take_items(0);
-    pthread_mutex_lock(&pool.lock);
-    while (pool.working)
-        pthread_cond_wait(&pool.finish, &pool.lock);
-    pthread_mutex_unlock(&pool.lock);
+    wait_for_workers();
 }

@@ -1,12 +1,12 @@
 /* progress.c - draws the progress line. */
 #include "base/progress.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/options.h"
 
 #include <stdbool.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 static struct {
@@ -15,14 +15,6 @@ static struct {
     double began, drawn;
     bool active;
 } line;
-
-static double seconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static bool feeds_pipe(void)
 {
@@ -36,7 +28,7 @@ void progress_start(const char *what, int64_t total)
     line.what = what;
     line.total = total;
     line.done = 0;
-    line.began = seconds();
+    line.began = clock_seconds();
     line.drawn = 0;
     line.active = error_verbosity >= NORMAL && isatty(STDERR_FILENO) && !feeds_pipe();
 }
@@ -46,7 +38,7 @@ void progress_step(const char *label)
     double now;
 
     line.done++;
-    if (!line.active || (now = seconds()) - line.drawn < 0.1)
+    if (!line.active || (now = clock_seconds()) - line.drawn < 0.1)
         return;
     line.drawn = now;
     if (line.total)

@@ -9,6 +9,7 @@
  * Power laws are diagonals between two orthogonal transforms (rounds of 45 degree rotations of random pairs), so
  * their optima are known; those of the noise are eigenvalues of Gram matrices, kept in the table. The six products
  * are threaded OpenBLAS's, the only use of CBLAS outside of linalg.c. */
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/parallel.h"
 #include "base/random.h"
@@ -22,7 +23,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { CHI = 100, EXTRA = 16, ROUNDS = 18, N_CASE = 4, N_SPECTRUM = 4 };
 
@@ -40,14 +40,6 @@ static const struct bench_case {
 static const double exponents[N_SPECTRUM] = {0.3, 0.5, 0.8, 0};      /* 0: white noise */
 
 static double base;             /* resident memory at the start */
-
-static double now(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 /* A line of /proc/self/status, in bytes. */
 static double memory(const char *key)
@@ -177,11 +169,11 @@ static double time_products(const float *a, int64_t m, int64_t n)
     openblas_set_num_threads(2);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, 64, (int)columns, (int)n, 1, a, (int)n, x, (int)columns, 0,
                 y, (int)columns);
-    start = now();
+    start = clock_seconds();
     for (int i = 0; i < 6; i++)
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)columns, (int)n, 1, a, (int)n, x,
                     (int)columns, 0, y, (int)columns);
-    start = now() - start;
+    start = clock_seconds() - start;
     openblas_set_num_threads(1);
     free(x);
     free(y);
@@ -218,10 +210,10 @@ static int run(const struct bench_case *c, double exponent, int repeats)
         products = time < products ? time : products;
         reorder_sites(w, &back);
         reset_peak();
-        start = now();
+        start = clock_seconds();
         if (mpo_fit(w, "bench", &shape, &budget, &mpo))
             return EX_SOFTWARE;
-        time = now() - start;
+        time = clock_seconds() - start;
         peak = fmax(peak, (memory("VmHWM") - base) / bytes);
         best = time < best ? time : best;
         energy = captured(w, &mpo);
@@ -247,18 +239,18 @@ static int time_any(void)
         char text[SHAPE_TEXT];
         struct mpo_shape shape;
         struct mpo one, any;
-        double start = now(), time;
+        double start = clock_seconds(), time;
 
         shape_parse(cases[0].shape, &shape);
         make_grouped(w, &shape, exponents[j]);
-        start = now();
+        start = clock_seconds();
         if (mpo_fit(w, "bench", &shape, &budget, &one))
             return EX_SOFTWARE;
-        time = now() - start;
-        start = now();
+        time = clock_seconds() - start;
+        start = clock_seconds();
         if (mpo_fit_any(w, cases[0].out, cases[0].in, "bench", 2, &budget, &any))
             return EX_SOFTWARE;
-        start = now() - start;
+        start = clock_seconds() - start;
         printf("%5lldx%-5lld k^-%.1f: one shape %.3f s, error %.4f; %d shapes %.3f s, %.2f times, error %.4f by %s\n",
                (long long)cases[0].out, (long long)cases[0].in, exponents[j], time, mpo_error(&one), any.tried, start,
                start / time, mpo_error(&any), shape_print(&any.shape, text));

@@ -1,0 +1,120 @@
+/* device.h - the operations that models are run with, as one table per device. Model code calls nothing else, so a
+ * model never knows where it runs.
+ *
+ * "reference" is the plain definition of every operation: loops, sums in double. "cpu" is the fast one, tested against
+ * it. Memory: float pointers are the device's (from allocate()) unless marked host; sizes and lists of indices are
+ * the host's. Matrices are row-major, [n, d] with a stride (in floats) between rows where one is given. Nothing here
+ * fails: sizes are the caller's to check, and without memory the program ends with 71. None of it may be called from
+ * inside parallel_for(). Results don't depend on the number of threads. */
+#ifndef COMPUTE_DEVICE_H
+#define COMPUTE_DEVICE_H
+
+#include "tensor/tensor.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What a product with a packed matrix does to its input first: nothing, or it is rounded to 8-bit integers, in groups
+ * of ACTIVATION_GROUP columns (a shorter one at the end) that share an f32 scale, the group's largest magnitude / 127
+ * (ties to even). Matrices in a plain dtype take f32 always. */
+enum activations { ACTIVATIONS_F32, ACTIVATIONS_INT8 };
+enum { ACTIVATION_GROUP = 32 };
+
+/* A matrix W [rows, columns] on a device, in the device's own layout; devices put what they need behind these. */
+struct placed {
+    int64_t rows, columns;
+    struct dtype dtype;          /* as it was stored */
+    enum activations activations;
+    int64_t bytes;               /* that it takes on the device */
+};
+
+/* One of several products of the same input: y [n, rows] = x W', or y += x W'. */
+struct product {
+    const struct placed *w;
+    float *y;
+    int64_t stride;              /* of y, at least w->rows */
+    bool add;
+};
+
+/* Attention of the queries of one sequence over its keys and values, all heads.
+ *
+ * Query i (0..n-1) stands at position past + i and sees the keys at positions 0..past+i (with a window w only the
+ * last w of them, itself included). The key at position p lies in row p where p < shared, otherwise in row own + (p -
+ * shared): so several continuations of one prefix can share its rows. A sequence by itself has own == shared == 0.
+ * Query head h uses key head h / (n_head / n_kv_head). out = softmax(scale * q k') v. */
+struct attention {
+    int64_t n, past, shared, own, window;        /* window 0: none */
+    int64_t n_head, n_kv_head, head_dim;
+    float scale;
+    const float *q;              /* [n, n_head * head_dim], q_stride */
+    const float *k, *v;          /* rows of n_kv_head * head_dim floats, kv_stride */
+    float *out;                  /* [n, n_head * head_dim], out_stride; must not overlap q */
+    int64_t q_stride, kv_stride, out_stride;
+};
+
+struct device {
+    const char *name;
+
+    /* Bytes at a multiple of 64. */
+    void *(*allocate)(size_t bytes);
+    void (*release)(void *memory);                       /* NULL is allowed */
+    void (*upload)(void *to, const void *host, size_t bytes);
+    void (*download)(void *host, const void *from, size_t bytes);
+    void (*copy)(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t n, int64_t d);   /* no overlap */
+
+    /* A matrix of rank 2 or of shape [1, rows, columns, 1], [1, rows, 1, columns] or [rows, 1, columns, 1] (cores of
+     * dense, packed and low-rank chains), of any real dtype. The tensor moves in and is emptied. */
+    struct placed *(*place)(struct tensor *matrix, enum activations activations);
+    void (*displace)(struct placed *w);                  /* NULL is allowed */
+
+    /* count products of x [n, columns]; all w have the same columns. Reads each w once, whatever n is. */
+    void (*multiply)(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n);
+
+    /* y [n, columns] = the rows of W with these (host) indices, as f32. */
+    void (*gather)(const struct placed *w, const int32_t *index, int64_t n, float *y, int64_t stride);
+
+    /* y = alpha x w' (w [rows, columns] plain f32, w_stride) + beta y, for tiles that are made at run time. */
+    void (*gemm)(float alpha, const float *x, int64_t x_stride, const float *w, int64_t w_stride, float beta, float *y,
+                 int64_t y_stride, int64_t n, int64_t rows, int64_t columns);
+
+    /* y = x with its axes in the order axes[0..rank-1] of x's; shape is x's. Contiguous, rank up to TENSOR_RANK. */
+    void (*permute)(float *y, const float *x, int rank, const int64_t *shape, const int *axes);
+
+    /* y [n, d] = x / sqrt(mean(x^2) + epsilon) * weight [d]. y may be x. Rows of both have this stride. */
+    void (*rms_norm)(float *y, const float *x, int64_t stride, const float *weight, int64_t n, int64_t d,
+                     double epsilon);
+
+    /* Turns x [n, n_head, head_dim] (stride between rows) in place: with m = head_dim / 2, c = cosine[position][j], s =
+     * sine[position][j] for j < m, (x_j, x_{j+m}) becomes (x_j c - x_{j+m} s, x_{j+m} c + x_j s). position: host, [n];
+     * cosine, sine: [.., m]. */
+    void (*rope)(float *x, int64_t stride, int64_t n, int64_t n_head, int64_t head_dim, const int32_t *position,
+                 const float *cosine, const float *sine);
+
+    void (*attend)(const struct attention *attention);
+
+    void (*silu_multiply)(float *gate, const float *up, int64_t count);       /* gate = gate / (1 + exp(-gate)) * up */
+    void (*add_scaled)(float *x, const float *y, float factor, int64_t count);   /* x += factor * y */
+    void (*add_bias)(float *y, int64_t stride, const float *bias, int64_t n, int64_t d);    /* each row += bias [d] */
+    void (*scale)(float *x, float factor, int64_t count);
+
+    /* Of each row of logits [n, d] (contiguous): log(sum(exp(x))), in double, and the index of the (first) largest.
+     * lse, argmax: host, [n]; either may be NULL. A row with a NaN gives NaN and -1. */
+    void (*log_sum_exp)(const float *logits, int64_t n, int64_t d, double *lse, int32_t *argmax);
+
+    /* KL(p || q) in nats of each pair of rows, softmax of logits p and q [n, d], whose log_sum_exp() are given
+     * (host). */
+    void (*divergence)(const float *p, const double *p_lse, const float *q, const double *q_lse, int64_t n, int64_t d,
+                       double *kl);
+};
+
+extern const struct device device_cpu, device_reference;
+
+/* The names of all devices, NULL-terminated, and one by its name; NULL where there is none. */
+extern const char *const device_names[];
+const struct device *device_find(const char *name);
+
+/* The device that --device names. EX_UNAVAILABLE where there is none, after a message that tells those there are. */
+int device_choose(const char *name, const struct device **device);
+
+#endif

@@ -1,0 +1,48 @@
+/* device_cpu.h - what the files of device_cpu share; tests may include it. */
+#ifndef COMPUTE_DEVICE_CPU_H
+#define COMPUTE_DEVICE_CPU_H
+
+#include "compute/device.h"
+#include "compute/kernels.h"
+
+_Static_assert((int)BLOCK == (int)ACTIVATION_GROUP, "x is rounded in blocks");
+
+enum layout {
+    LAYOUT_ROWS,                 /* f32, f16, bf16 row by row */
+    LAYOUT_TILES,                /* packed, groups a multiple of BLOCK or whole rows: see struct tiles */
+    LAYOUT_STORED,               /* packed in other groups: as it came */
+};
+
+struct cpu_matrix {
+    struct placed placed;
+    enum layout layout;
+    enum dtype_kind kind;        /* of LAYOUT_ROWS */
+    struct tensor tensor;        /* the payload, but for LAYOUT_TILES */
+    struct tiles tiles;
+    unsigned char *tile_data;
+};
+
+/* The kernels in use. Tests set others (NULL: the best again). */
+const struct kernels *cpu_kernels(void);
+void cpu_kernels_set(const struct kernels *kernels);
+
+/* Working memory that is kept between calls, for one purpose each. */
+enum scratch { SCRATCH_PANELS, SCRATCH_PACKED, SCRATCH_ROUNDED, SCRATCH_BACK, SCRATCH_PADDED, SCRATCH_ATTEND,
+               SCRATCH_PARTIAL, SCRATCHES };
+void *cpu_scratch(enum scratch purpose, size_t bytes);
+
+/* A row of LAYOUT_ROWS. */
+const unsigned char *cpu_row(const struct cpu_matrix *w, int64_t row);
+
+struct placed *cpu_place(struct tensor *tensor, enum activations activations);
+void cpu_displace(struct placed *placed);
+void cpu_gather(const struct placed *w, const int32_t *index, int64_t n, float *y, int64_t stride);
+
+void cpu_multiply(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n);
+void cpu_gemm(float alpha, const float *x, int64_t x_stride, const float *w, int64_t w_stride, float beta, float *y,
+              int64_t y_stride, int64_t n, int64_t rows, int64_t columns);
+
+void cpu_attend(const struct attention *attention);
+void cpu_permute(float *y, const float *x, int rank, const int64_t *shape, const int *axes);
+
+#endif

@@ -1,0 +1,237 @@
+/* device_cpu_place.c - matrices moved onto the CPU device: plain ones stay as they are, packed ones are interleaved. */
+#include "base/memory.h"
+#include "base/parallel.h"
+#include "compute/device_cpu.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct tensor as_f32(struct tensor *tensor)
+{
+    struct tensor wide = tensor_new(DTYPE(F32), tensor->rank, tensor->shape);
+
+    tensor_get(tensor, (float *)(void *)wide.data);
+    tensor_free(tensor);
+    return wide;
+}
+
+struct repacking {
+    const struct tensor *from;
+    struct group_layout layout;
+    struct cpu_matrix *to;
+    int64_t columns;             /* whole blocks */
+    unsigned char *space;        /* [threads][TILE * columns + groups] */
+};
+
+/* One plane of `width` bits, the bits of the codes from `shift` on: byte i of vector v holds w[8 / width * v + f]. */
+static void pack_plane(const unsigned char *codes, int64_t columns, int width, int shift, unsigned char *out)
+{
+    int per = 8 / width, mask = (1 << width) - 1;
+
+    for (int v = 0; v < width; v++)
+        for (int r = 0; r < TILE; r++)
+            for (int c = 0; c < 4; c++) {
+                const unsigned char *at = codes + r * columns + 4 * per * v + c;
+                int byte = 0;
+
+                for (int f = 0; f < per; f++)
+                    byte |= (at[4 * f] >> shift & mask) << width * f;
+                out[v * 64 + 4 * r + c] = (unsigned char)byte;
+            }
+}
+
+static void pack_block(int bits, const unsigned char *codes, int64_t columns, unsigned char *out)
+{
+    int low = bits == 8 ? 8 : bits >= 4 ? 4 : 2;
+
+    pack_plane(codes, columns, low, 0, out);
+    if (bits > low)
+        pack_plane(codes, columns, bits - low, low, out + low * 64);
+}
+
+static void copy_scales(const struct repacking *p, int64_t row, int r, unsigned char *tile, unsigned char *points)
+{
+    const struct group_layout *l = &p->layout;
+    const struct tiles *w = &p->to->tiles;
+    const uint16_t *scale = (const void *)(p->from->data + l->scale + row * l->groups * 2);
+    const unsigned char *zero = p->from->data + l->zero + row * l->zero_bytes;
+
+    if (w->zero == ZERO_INT)
+        codes_unpack(w->bits, l->groups, l->groups, zero, points);
+    for (int64_t g = 0; g < l->groups; g++, tile += w->group_bytes) {
+        memcpy(tile + r * 2, scale + g, 2);
+        if (w->zero == ZERO_MIN)
+            memcpy(tile + (TILE + r) * 2, zero + g * 2, 2);
+        else if (w->zero == ZERO_INT)
+            tile[2 * TILE + r] = points[g];
+    }
+}
+
+static int64_t block_offset(const struct tiles *w, int64_t block)
+{
+    return block / w->group_blocks * w->group_bytes + w->head + block % w->group_blocks * w->bits * 64;
+}
+
+static void repack_tile(void *context, int64_t item, int thread)
+{
+    const struct repacking *p = context;
+    const struct group_layout *l = &p->layout;
+    const struct tiles *w = &p->to->tiles;
+    unsigned char *tile = p->to->tile_data + item * w->tile_bytes;
+    unsigned char *codes = p->space + thread * (TILE * p->columns + l->groups), *points = codes + TILE * p->columns;
+
+    memset(tile, 0, (size_t)w->tile_bytes);
+    memset(codes, 0, (size_t)(TILE * p->columns));
+    for (int r = 0; r < TILE && item * TILE + r < l->rows; r++) {
+        int64_t row = item * TILE + r;
+
+        codes_unpack(w->bits, l->length, l->group, p->from->data + row * l->code_bytes, codes + r * p->columns);
+        copy_scales(p, row, r, tile, points);
+    }
+    for (int64_t k = 0; k < w->blocks; k++)
+        pack_block(w->bits, codes + k * BLOCK, p->columns, tile + block_offset(w, k));
+}
+
+static void repack(struct cpu_matrix *matrix, struct tensor *tensor, const struct group_layout *layout)
+{
+    struct tiles *w = &matrix->tiles;
+    int64_t count = (layout->rows + TILE - 1) / TILE;
+    struct repacking p = {tensor, *layout, matrix, 0, NULL};
+
+    w->bits = tensor->dtype.bits;
+    w->zero = tensor->dtype.zero;
+    w->blocks = (layout->length + BLOCK - 1) / BLOCK;
+    w->group_blocks = layout->groups == 1 ? w->blocks : layout->group / BLOCK;
+    w->head = TILE * (w->zero == ZERO_MIN ? 4 : w->zero == ZERO_INT ? 3 : 2);
+    w->group_bytes = w->head + w->group_blocks * w->bits * 64;
+    w->tile_bytes = (w->blocks * w->bits * 64 + layout->groups * w->head + 63) / 64 * 64;
+    p.columns = w->blocks * BLOCK;
+    p.space = xmallocarray((size_t)parallel_threads(), (size_t)(TILE * p.columns + layout->groups));
+    matrix->layout = LAYOUT_TILES;
+    matrix->tile_data = xaligned((size_t)count, (size_t)w->tile_bytes);
+    w->data = matrix->tile_data;
+    matrix->placed.bytes = count * w->tile_bytes;
+    parallel_for(count, repack_tile, &p);
+    free(p.space);
+    tensor_free(tensor);
+}
+
+static void place_packed(struct cpu_matrix *matrix, struct tensor *tensor)
+{
+    struct group_layout layout;
+
+    group_layout(tensor->dtype, tensor->rank, tensor->shape, &layout);
+    if (layout.length != matrix->placed.columns || tensor_count(tensor) == 0) {
+        matrix->tensor = as_f32(tensor);         /* one column: its groups run down the rows */
+        matrix->layout = LAYOUT_ROWS;
+        matrix->kind = DTYPE_F32;
+        matrix->placed.bytes = matrix->tensor.bytes;
+    } else if (layout.groups == 1 || layout.group % BLOCK == 0)
+        repack(matrix, tensor, &layout);
+    else {
+        matrix->layout = LAYOUT_STORED;
+        matrix->tensor = *tensor;
+        matrix->placed.bytes = tensor->bytes;
+    }
+}
+
+struct placed *cpu_place(struct tensor *tensor, enum activations activations)
+{
+    struct cpu_matrix *matrix = xcalloc(1, sizeof *matrix);
+    int64_t count = tensor_count(tensor);
+    int64_t rows = tensor->rank == 2 ? tensor->shape[0] : tensor->shape[0] * tensor->shape[1];
+
+    assert(dtype_is_real(tensor->dtype) && (tensor->rank == 2 || tensor->rank == 4));
+    matrix->placed = (struct placed){.rows = rows, .columns = rows ? count / rows : 0, .dtype = tensor->dtype,
+                                     .activations = activations};
+    if (tensor->dtype.kind == DTYPE_GROUP)
+        place_packed(matrix, tensor);
+    else {
+        matrix->tensor = tensor->dtype.kind == DTYPE_F64 ? as_f32(tensor) : *tensor;
+        matrix->layout = LAYOUT_ROWS;
+        matrix->kind = matrix->tensor.dtype.kind;
+        matrix->placed.bytes = matrix->tensor.bytes;
+    }
+    *tensor = (struct tensor){0};
+    return &matrix->placed;
+}
+
+void cpu_displace(struct placed *placed)
+{
+    struct cpu_matrix *matrix = (struct cpu_matrix *)placed;
+
+    if (!matrix)
+        return;
+    tensor_free(&matrix->tensor);
+    free(matrix->tile_data);
+    free(matrix);
+}
+
+const unsigned char *cpu_row(const struct cpu_matrix *w, int64_t row)
+{
+    return w->tensor.data + row * w->placed.columns * dtype_size(w->tensor.dtype);
+}
+
+struct gathering {
+    const struct kernels *kernels;
+    const struct cpu_matrix *w;
+    const int32_t *index;
+    float *y;
+    int64_t stride;
+};
+
+static int plane_code(const unsigned char *plane, int width, int r, int j, int c)
+{
+    int per = 8 / width;
+
+    return plane[j / per * 64 + 4 * r + c] >> width * (j % per) & ((1 << width) - 1);
+}
+
+/* One row of the tiles, rounded as the reference rounds. */
+static void gather_tile_row(const struct tiles *w, int64_t row, int64_t columns, float *y)
+{
+    const unsigned char *tile = w->data + row / TILE * w->tile_bytes;
+    int r = (int)(row % TILE), low = w->bits == 8 ? 8 : w->bits >= 4 ? 4 : 2;
+
+    for (int64_t k = 0; k < columns; k++) {
+        const unsigned char *block = tile + block_offset(w, k / BLOCK);
+        const unsigned char *group = tile + k / BLOCK / w->group_blocks * w->group_bytes;
+        int j = (int)(k % BLOCK) / 4, c = (int)k % 4, code = plane_code(block, low, r, j, c);
+        float scale = half_to_float(((const uint16_t *)(const void *)group)[r]);
+
+        if (w->bits > low)
+            code |= plane_code(block + low * 64, w->bits - low, r, j, c) << low;
+        if (w->zero == ZERO_MIN)
+            y[k] = scale * (float)code + half_to_float(((const uint16_t *)(const void *)group)[TILE + r]);
+        else
+            y[k] = scale * (float)(code - (w->zero == ZERO_INT ? group[2 * TILE + r] : 1 << (w->bits - 1)));
+    }
+}
+
+static void gather_row(void *context, int64_t i, int thread)
+{
+    const struct gathering *p = context;
+    float *y = p->y + i * p->stride, panel[PANEL_MOST];
+
+    (void)thread;
+    if (p->w->layout == LAYOUT_TILES)
+        gather_tile_row(&p->w->tiles, p->index[i], p->w->placed.columns, y);
+    else if (tensor_row_length(&p->w->tensor) == p->w->placed.columns)
+        tensor_get_rows(&p->w->tensor, p->index[i], 1, y);
+    else {                       /* one column: to the tensor, its elements are one row */
+        p->kernels->panel_rows(p->w->kind, cpu_row(p->w, p->index[i]), 1, 1, 1, panel);
+        y[0] = panel[0];
+    }
+}
+
+void cpu_gather(const struct placed *w, const int32_t *index, int64_t n, float *y, int64_t stride)
+{
+    struct gathering p = {cpu_kernels(), (const struct cpu_matrix *)w, index, y, stride};
+
+    if (n * w->columns >= 1 << 14)
+        parallel_for(n, gather_row, &p);
+    else
+        for (int64_t i = 0; i < n; i++)
+            gather_row(&p, i, 0);
+}

@@ -1,0 +1,98 @@
+/* kernels.h - the inner loops of device_cpu, private to it. One table per instruction set; all are compiled from the
+ * same sources (kernels_*.h), and one is chosen at run time.
+ *
+ * Rows of W are the lanes of vectors wherever W was repacked: so there are no sums across lanes, and any number of
+ * columns of x goes through the same code. Every sum's order depends on shapes and the instruction set alone. */
+#ifndef COMPUTE_KERNELS_H
+#define COMPUTE_KERNELS_H
+
+#include "tensor/dtype.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    TILE = 16,                   /* rows of a packed matrix that are interleaved */
+    BLOCK = 32,                  /* columns that share a scale of x, and the unit of packed codes */
+    PANEL_MOST = 32,             /* of all instruction sets, see struct kernels */
+};
+
+/* A packed matrix in tiles of 16 rows (missing rows have scale 0). A tile is read from its first byte to its last,
+ * group after group, since memory likes nothing better:
+ *
+ * scale    f16 [16]
+ * zero     int: u8 [16]; min: f16 [16]; none: nothing
+ * codes    [blocks of the group][bits * 64 bytes]: a block is 16 rows x 32 columns. Its codes are eight vectors
+ *          w[0..7] of 64 bytes, w[j] byte 4 r + c being row r, column 4 j + c; they are stored as planes of 4, 2, 1
+ *          or 8 bits, the low bits first (3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2). A plane of b bits is b vectors: byte i of
+ *          vector v holds byte i of w[8/b v + f] at bit b f. */
+struct tiles {
+    const unsigned char *data;
+    int64_t tile_bytes, group_bytes, head;      /* head: of a group, before its codes */
+    int64_t blocks, group_blocks;               /* per row, per group (the last may have fewer) */
+    int bits;
+    enum dtype_zero zero;
+};
+
+/* Rows of x rounded to 8 bits. codes [n][blocks * 32], zero beyond the columns; scale, sum [n][blocks]: what a code
+ * stands for, and the sum of the codes (whole numbers). */
+struct rounded {
+    int8_t *codes;
+    float *scale, *sum;
+    int64_t blocks;
+};
+
+struct kernels {
+    const char *name;
+    int tokens, panel;           /* the tile of gemm: rows of x, rows of w */
+
+    /* y [m, rows] = x w' + beta y; m <= tokens, rows <= panel. x: k groups of m; w: k lines of which `rows` are used
+     * and whole panels read, w_step apart. */
+    void (*gemm)(int m, int rows, int64_t k, const float *x, const float *w, int64_t w_step, float beta, float *y,
+                 int64_t y_stride);
+    /* The same with x in rows, m <= tokens / 2. */
+    void (*gemm_rows)(int m, int rows, int64_t k, const float *x, int64_t x_stride, const float *w, int64_t w_step,
+                      float beta, float *y, int64_t y_stride);
+
+    /* out [k][m] = factor * rows of x, turned, m <= tokens. */
+    void (*pack)(const float *x, int64_t x_stride, int m, int64_t k, float factor, float *out);
+    /* panel [k][panel] = rows of a matrix, zero beyond `rows`. w in f32, f16 or bf16, stride in elements. */
+    void (*panel_rows)(enum dtype_kind kind, const void *w, int64_t stride, int rows, int64_t k, float *panel);
+    /* The same from blocks first..first+count-1, at row `row` (a multiple of panel) to the end of the tiles. */
+    void (*panel_tiles)(const struct tiles *w, int64_t tiles, int64_t row, int64_t first, int64_t count, float *panel);
+
+    /* out [tokens][rows] (stride out_stride) = x w' for rows in f32, f16 or bf16; every row of w is read once for
+     * four of x. */
+    void (*dense)(enum dtype_kind kind, const void *w, int64_t stride, int64_t rows, int64_t columns, const float *x,
+                  int64_t x_stride, int64_t n, float *out, int64_t out_stride);
+    /* out [n][16] = x w' for one tile: x rounded, or f32 with its rows padded to whole blocks. */
+    void (*tile_int8)(const struct tiles *w, int64_t tile, const struct rounded *x, int64_t first, int64_t n,
+                      float *out);
+    void (*tile_f32)(const struct tiles *w, int64_t tile, const float *x, int64_t x_stride, int64_t n, float *out);
+
+    /* One row of x. */
+    void (*round)(const float *x, int64_t columns, int64_t blocks, int8_t *codes, float *scale, float *sum);
+    void (*rms_norm)(float *y, const float *x, const float *weight, int64_t d, double epsilon);
+    void (*rope)(float *x, int64_t n_head, int64_t head_dim, const float *cosine, const float *sine);
+    void (*silu_multiply)(float *gate, const float *up, int64_t count);
+    void (*add_scaled)(float *x, const float *y, float factor, int64_t count);
+    void (*scale)(float *x, float factor, int64_t count);
+    /* x = exp(x - most), the sum of which is returned, and the largest of x. */
+    float (*exponentials)(float *x, int64_t count, float most);
+    float (*largest)(const float *x, int64_t count);
+    /* Of one row, as in compute/device.h. */
+    double (*log_sum_exp)(const float *x, int64_t d, int32_t *argmax);
+    double (*divergence)(const float *p, double p_lse, const float *q, double q_lse, int64_t d);
+};
+
+extern const struct kernels kernels_portable;
+#if defined(__x86_64__)
+extern const struct kernels kernels_avx2, kernels_avx512;
+#endif
+
+/* The best that this processor runs, and all that it runs, best first, NULL-terminated. */
+const struct kernels *kernels_best(void);
+const struct kernels *const *kernels_all(void);
+
+#endif
