@@ -15,8 +15,7 @@ static float *core_floats(const struct tensor *core)
     return values;
 }
 
-/* (out x 1)(1 x in): the product is W itself. */
-static bool is_low_rank(const struct chain *chain)
+bool chain_is_low_rank(const struct chain *chain)
 {
     return chain->n_site == 2 && chain->core[0].shape[2] == 1 && chain->core[1].shape[1] == 1;
 }
@@ -68,7 +67,7 @@ void contraction_begin(struct contraction *c, const struct operator *op)
             continue;
         c->left[t] = core_floats(&chain->core[0]);
         c->rest[t] = multiply_rest(chain);
-        if (!is_low_rank(chain))                     /* an o_0 has all its rows at once */
+        if (!chain_is_low_rank(chain))               /* an o_0 has all its rows at once */
             c->band = common_multiple(c->band, op->out / chain->core[0].shape[1]);
     }
 }
@@ -146,7 +145,7 @@ static void chain_rows(const struct contraction *c, int term, int64_t first, int
                                      rows / below * head[2]);
     struct matrix rest = matrix_of(c->rest[term], head[3], below * below_in);
 
-    if (is_low_rank(chain)) {
+    if (chain_is_low_rank(chain)) {
         linalg_gemm(1, left, rest, term ? 1 : 0, matrix_of(w, rows, in));
     } else {
         float *product = xaligned((size_t)(rows * in), sizeof *product);

@@ -49,6 +49,9 @@ bool operator_is_matrix(const struct operator *op);
 /* True for one core in a plain dtype: what any safetensors reader understands. */
 bool operator_is_dense(const struct operator *op);
 
+/* True for (out x 1)(1 x in): the product of the two cores as matrices is W itself. */
+bool chain_is_low_rank(const struct chain *chain);
+
 /* Numbers stored in the cores; a code counts as one number. */
 int64_t operator_parameters(const struct operator *op);
 

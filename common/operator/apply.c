@@ -1,0 +1,248 @@
+/* apply.c - places operators on a device and multiplies with them: terms that are matrices or low rank here, other
+ * chains in apply_sweep.c and apply_rebuild.c. */
+#include "base/memory.h"
+#include "operator/apply_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static bool has_numbers(const struct chain *chain)
+{
+    for (int s = 0; s < chain->n_site; s++)
+        if (tensor_count(&chain->core[s]) == 0)
+            return false;
+    return true;
+}
+
+static struct term place_term(const struct device *device, struct chain *chain, enum activations activations)
+{
+    struct term term = {.kind = TERM_MATRIX};
+
+    if (chain->n_site == 1)
+        term.w[0] = device->place(&chain->core[0], activations);
+    else if (chain_is_low_rank(chain)) {
+        term.kind = TERM_LOW_RANK;
+        term.w[0] = device->place(&chain->core[0], activations);
+        term.w[1] = device->place(&chain->core[1], activations);
+    } else {
+        term.kind = TERM_CHAIN;
+        term.sites = sites_place(device, chain);
+    }
+    return term;
+}
+
+struct applied *apply_place(const struct device *device, struct operator *op, enum activations activations)
+{
+    struct applied *applied = xcalloc(1, sizeof *applied);
+
+    *applied = (struct applied){.device = device, .out = op->out, .in = op->in,
+                                .term = xcalloc((size_t)op->n_term, sizeof *applied->term)};
+    for (int t = 0; t < op->n_term; t++)
+        if (has_numbers(&op->term[t]))
+            applied->term[applied->n_term++] = place_term(device, &op->term[t], activations);
+    operator_free(op);
+    return applied;
+}
+
+void apply_free(struct applied *applied)
+{
+    for (int t = 0; applied && t < applied->n_term; t++) {
+        struct term *term = &applied->term[t];
+
+        applied->device->displace(term->w[0]);
+        applied->device->displace(term->w[1]);
+        sites_free(&term->sites);
+    }
+    if (applied)
+        free(applied->term);
+    free(applied);
+}
+
+int64_t apply_out(const struct applied *applied)
+{
+    return applied->out;
+}
+
+int64_t apply_in(const struct applied *applied)
+{
+    return applied->in;
+}
+
+int64_t apply_bytes(const struct applied *applied)
+{
+    int64_t sum = 0;
+
+    for (int t = 0; t < applied->n_term; t++) {
+        const struct term *term = &applied->term[t];
+
+        for (int f = 0; f < 2; f++)
+            sum += term->w[f] ? term->w[f]->bytes : 0;
+        for (int s = 0; s < term->sites.n_site; s++) {
+            const int64_t *size = term->sites.site[s].size;
+
+            sum += size[LEFT] * size[OUT] * size[IN] * size[RIGHT] * (int64_t)sizeof(float);
+        }
+    }
+    return sum;
+}
+
+int64_t apply_work(const struct applied *applied, int64_t n)
+{
+    double sum = 0;
+
+    for (int t = 0; t < applied->n_term; t++) {
+        const struct term *term = &applied->term[t];
+
+        for (int f = 0; f < 2; f++)
+            sum += term->w[f] ? (double)term->w[f]->rows * (double)term->w[f]->columns : 0;
+        sum += term->kind == TERM_CHAIN ? sites_work(&term->sites, n) : 0;
+    }
+    return sum < 0x1p62 ? (int64_t)ceil(sum) : INT64_MAX;
+}
+
+/* The first term that is a matrix; it goes into the call that all operators share. */
+static int leading_term(const struct applied *applied)
+{
+    int t = 0;
+
+    while (t < applied->n_term && applied->term[t].kind != TERM_MATRIX)
+        t++;
+    return t;
+}
+
+/* Numbers between the factors of all low-rank terms, of one column. */
+static int64_t hidden_width(const struct application *application, int count)
+{
+    int64_t sum = 0;
+
+    for (int a = 0; a < count; a++)
+        for (int t = 0; t < application[a].w->n_term; t++)
+            if (application[a].w->term[t].kind == TERM_LOW_RANK)
+                sum += application[a].w->term[t].w[1]->rows;
+    return sum;
+}
+
+/* Products of one input, collected; more than these take another call. */
+enum { PRODUCTS = 32 };
+
+struct collection {
+    const struct device *device;
+    const float *x;
+    int64_t x_stride, n;
+    int count;
+    struct product product[PRODUCTS];
+};
+
+static void collection_multiply(struct collection *c)
+{
+    if (c->count)
+        c->device->multiply(c->product, c->count, c->x, c->x_stride, c->n);
+    c->count = 0;
+}
+
+static void collect(struct collection *c, const struct placed *w, float *y, int64_t stride, bool add)
+{
+    if (c->count == PRODUCTS)
+        collection_multiply(c);
+    c->product[c->count++] = (struct product){w, y, stride, add};
+}
+
+/* What multiplies x itself: each operator's first matrix, and the second factors of low-rank terms. */
+static void first_products(const struct application *application, int count, int64_t row, float *hidden,
+                           struct collection *c)
+{
+    for (int a = 0; a < count; a++) {
+        const struct application *at = &application[a];
+        int leading = leading_term(at->w);
+
+        for (int t = 0; t < at->w->n_term; t++) {
+            const struct term *term = &at->w->term[t];
+
+            if (t == leading)
+                collect(c, term->w[0], at->y + row * at->stride, at->stride, at->add);
+            if (term->kind == TERM_LOW_RANK) {
+                collect(c, term->w[1], hidden, term->w[1]->rows, false);
+                hidden += c->n * term->w[1]->rows;
+            }
+        }
+    }
+    collection_multiply(c);
+}
+
+/* Everything else that isn't a general chain: one product a call, since they share y. */
+static void second_products(const struct application *at, int64_t row, const float **hidden, const struct collection *c)
+{
+    int leading = leading_term(at->w);
+    bool add = at->add || leading < at->w->n_term;
+
+    for (int t = 0; t < at->w->n_term; t++) {
+        const struct term *term = &at->w->term[t];
+        struct product product = {term->w[0], at->y + row * at->stride, at->stride, add};
+
+        if (t == leading || term->kind == TERM_CHAIN)
+            continue;
+        if (term->kind == TERM_LOW_RANK) {
+            c->device->multiply(&product, 1, *hidden, term->w[1]->rows, c->n);
+            *hidden += c->n * term->w[1]->rows;
+        } else
+            c->device->multiply(&product, 1, c->x, c->x_stride, c->n);
+        add = true;
+    }
+}
+
+static void apply_chains(const struct application *at, const float *x, int64_t x_stride, int64_t n)
+{
+    bool add = at->add;
+
+    for (int t = 0; t < at->w->n_term; t++)
+        add = add || at->w->term[t].kind != TERM_CHAIN;
+    for (int t = 0; t < at->w->n_term; t++)
+        if (at->w->term[t].kind == TERM_CHAIN) {
+            sites_apply(&at->w->term[t].sites, at->y, at->stride, add, x, x_stride, n);
+            add = true;
+        }
+}
+
+/* W = 0: no terms, or no columns. */
+static void apply_nothing(const struct application *at, int64_t n)
+{
+    float *zeros;
+
+    if (at->w->n_term || at->add)
+        return;
+    zeros = xcalloc((size_t)at->w->out, sizeof *zeros);
+    for (int64_t row = 0; row < n; row++)
+        at->w->device->upload(at->y + row * at->stride, zeros, (size_t)at->w->out * sizeof *zeros);
+    free(zeros);
+}
+
+/* Floats between factors at a time. */
+enum { HIDDEN = 1 << 23 };
+
+void apply(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
+{
+    int64_t width = hidden_width(application, count), rows = width ? HIDDEN / width + 1 : n;
+    const struct device *device = count ? application->w->device : NULL;
+    float *hidden = NULL;
+
+    if (n == 0)
+        return;
+    rows = rows < n ? rows : n;
+    if (width)
+        hidden = device->allocate((size_t)(rows * width) * sizeof *hidden);
+    for (int64_t row = 0; row < n; row += rows) {
+        struct collection c = {.device = device, .x = x + row * x_stride, .x_stride = x_stride,
+                               .n = n - row < rows ? n - row : rows};
+        const float *at = hidden;
+
+        first_products(application, count, row, hidden, &c);
+        for (int a = 0; a < count; a++)
+            second_products(&application[a], row, &at, &c);
+    }
+    if (hidden)
+        device->release(hidden);
+    for (int a = 0; a < count; a++) {
+        apply_chains(&application[a], x, x_stride, n);
+        apply_nothing(&application[a], n);
+    }
+}
