@@ -40,7 +40,7 @@ SANITIZE := $(if $(SAN),-fsanitize=address$(,)undefined -fno-sanitize-recover=al
 override CFLAGS += -std=gnu11 -ffp-contract=off $(WARN) -D_GNU_SOURCE -Icommon -MMD -MP $(SANITIZE)
 # Debian's msgpack-c lost its old name after version 4.
 MSGPACK = $(if $(findstring /,$(shell $(CC) -print-file-name=libmsgpackc.so)),-lmsgpackc,-lmsgpack-c)
-LDLIBS = $(MSGPACK) -ljansson -llapacke -lopenblas -lm
+LDLIBS = $(MSGPACK) -ljansson -lpcre2-8 -lutf8proc -llapacke -lopenblas -lm
 # In check builds a warning is an error. Not part of the flags stamp, or each change between build and check would rebuild all.
 WERROR := $(if $(filter check%,$(MAKECMDGOALS)),-Werror)
 
@@ -70,7 +70,7 @@ TARGETS := all build check check-oracles check-slow bench lint clean help
 .PHONY: FORCE
 
 #: the programs (the default)
-build: $(PROGRAMS:%=$(BIN)/%)
+build: $(PROGRAMS:%=$(BIN)/%) $(BIN)/eval
 
 $B/%.o: %.c $B/flags | $B/needs-build
 	@mkdir -p $(@D)
@@ -87,6 +87,10 @@ $B/libcommon.a: $(OBJECTS)
 $(PROGRAMS:%=$(BIN)/%): $(BIN)/%: $B/filters/%.o $B/libcommon.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+
+# The same program by its short name, to be called with its path: `eval` alone is a builtin of every shell.
+$(BIN)/eval: | $(BIN)/evaluate
+	$(call say,LINK,$@)ln -sf evaluate $@
 
 # Tests in C: unit tests get the assertions, benchmarks and slow tests may use them too.
 $(C_TESTS:%.c=$B/%.o) $B/tests/check.o: | $B/needs-check
@@ -137,20 +141,23 @@ lint: $B/needs-lint
 
 #: remove what was built; what pipelines made in $R stays
 clean:
-	rm -rf $B $(if $(filter bin $B/%,$(BIN)),$(BIN),$(PROGRAMS:%=$(BIN)/%))
+	rm -rf $B $(if $(filter bin $B/%,$(BIN)),$(BIN),$(PROGRAMS:%=$(BIN)/%) $(BIN)/eval)
+
+# Makefiles without the dependencies that the compiler wrote: a command has a longest length.
+FRAGMENTS = $(filter-out %.d,$(MAKEFILE_LIST))
 
 #: this text
 help:
 	@echo 'make TARGET ... [VARIABLE=VALUE ...]'
 	@echo; echo 'Targets:'
 	@awk '/^#: / {text = substr($$0, 4); next} \
-	      text && /^[a-z0-9-]+:/ {sub(/:.*/, ""); printf "  %-16s %s\n", $$0, text} {text = ""}' $(MAKEFILE_LIST)
+	      text && /^[a-z0-9-]+:/ {sub(/:.*/, ""); printf "  %-16s %s\n", $$0, text} {text = ""}' $(FRAGMENTS)
 	@$(help_sentences)
 	@echo; echo 'Variables:'
 	@$(foreach v,$(VARIABLES),printf '  %-16s %s [%s]\n' '$v' "$$(awk -v v='$v' '/^#: / {text = substr($$0, 4); next} \
-	      $$1 == v && text {print text; exit} {text = ""}' $(MAKEFILE_LIST))" '$($v)';)
+	      $$1 == v && text {print text; exit} {text = ""}' $(FRAGMENTS))" '$(subst ','\'',$($v))';)
 
-VARIABLES = $(shell awk '/^\#: / {told = 1; next} told && /^[A-Z0-9_]+ [?:]?=/ {print $$1} {told = 0}' $(MAKEFILE_LIST))
+VARIABLES = $(shell awk '/^\#: / {told = 1; next} told && /^[A-Z0-9_]+ [?:]?=/ {print $$1} {told = 0}' $(FRAGMENTS))
 
 # The models first: the grammar asks for their names.
 include pipelines/models.mk $(filter-out pipelines/models.mk,$(wildcard pipelines/*.mk))

@@ -150,6 +150,24 @@ static void read_sizes(struct fields *f, struct config *c)
     c->norm_epsilon = get_real(f, "rms_norm_eps", 0, 1, 1e-6);
 }
 
+/* What changes the forward pass of other families, and would be left out in silence. */
+static void refuse_unknown_parts(struct fields *f)
+{
+    static const char *const parts[] = {"num_local_experts", "num_experts", "attn_logit_softcapping",
+                                        "final_logit_softcapping"};
+    const struct json *types = member(f, "layer_types");
+
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (json_as_real(member(f, parts[i]), 0) != 0)
+            trouble(f, "'%s' is not supported", parts[i]);
+    for (size_t i = 0; i < json_count(types); i++) {
+        const char *type = json_as_string(json_item(types, i), "?");
+
+        if (strcmp(type, "full_attention") && strcmp(type, "sliding_attention"))
+            trouble(f, "'layer_types': '%.40s' at layer %zu is not supported", type, i);
+    }
+}
+
 static void read_switches(struct fields *f, struct config *c)
 {
     bool attention_bias = c->family != FAMILY_MISTRAL && c->family != FAMILY_QWEN2 && get_bool(f, "attention_bias",
@@ -161,6 +179,7 @@ static void read_switches(struct fields *f, struct config *c)
     c->mlp_bias = (c->family == FAMILY_LLAMA || c->family == FAMILY_GRANITE) && get_bool(f, "mlp_bias", false);
     c->qk_norm = c->family == FAMILY_QWEN3;
     only_string(f, "hidden_act", "silu");
+    refuse_unknown_parts(f);
     if (member(f, "quantization_config"))
         trouble(f, "'quantization_config': checkpoints quantized by other programs are not supported");
     c->embedding_multiplier = c->residual_multiplier = c->logits_scaling = 1;
@@ -223,11 +242,14 @@ static void read_yarn(struct fields *f, struct rope_scaling *rope)
 
     rope->beta_fast = get_real(f, "beta_fast", 0, 1e6, 32);
     rope->beta_slow = get_real(f, "beta_slow", 0, 1e6, 1);
+    rope->beta_fast = rope->beta_fast > 0 ? rope->beta_fast : 32;        /* as transformers takes a 0 */
+    rope->beta_slow = rope->beta_slow > 0 ? rope->beta_slow : 1;
     rope->attention_factor = get_real(f, "attention_factor", 0, 1e6, otherwise);
     rope->truncate = get_bool(f, "truncate", true);
 }
 
-static void read_scaling(struct fields *f, struct config *c)
+/* original: "original_max_position_embeddings" beside the rotary parameters, which beats the one in them; or 0. */
+static void read_scaling(struct fields *f, struct config *c, int64_t original)
 {
     static const char *const kinds[] = {"default", "linear", "llama3", "yarn"};
     const char *type = json_as_string(json_at(f->object, member(f, "rope_type") ? "rope_type" : "type"), "default");
@@ -249,6 +271,7 @@ static void read_scaling(struct fields *f, struct config *c)
     if (kind == ROPE_LINEAR)
         return;
     rope->original_max_position = get_int(f, "original_max_position_embeddings", 1, 1 << 30, c->max_position);
+    rope->original_max_position = original ? original : rope->original_max_position;
     if (kind == ROPE_YARN)
         read_yarn(f, rope);
     else {
@@ -261,24 +284,28 @@ static void read_scaling(struct fields *f, struct config *c)
     }
 }
 
+/* As in transformers, the old "rope_scaling" stands before "rope_parameters" where it says something. */
 static void read_rope(struct fields *f, struct config *c)
 {
     const struct json *parameters = member(f, "rope_parameters"), *scaling = member(f, "rope_scaling");
-    struct fields inner = {.object = parameters ? parameters : scaling, .where = f->where, .rc = f->rc};
+    bool old = scaling && (!parameters || json_kind(scaling) != JSON_KIND_OBJECT || json_count(scaling));
+    struct fields inner = {.object = old ? scaling : parameters, .where = f->where, .rc = f->rc};
     double partial;
+    int64_t original;
 
     c->rope = (struct rope_scaling){.factor = 1, .attention_factor = 1};
     c->rope_theta = get_real(f, "rope_theta", 1e-6, 1e12, 10000);
     partial = get_real(f, "partial_rotary_factor", 0, 1, 1);
+    original = get_int(f, "original_max_position_embeddings", 1, 1 << 30, 0);
     inner.rc = f->rc;
     if (!f->rc && inner.object && json_kind(inner.object) != JSON_KIND_OBJECT)
-        trouble(&inner, "'%s' is not an object", parameters ? "rope_parameters" : "rope_scaling");
-    if (json_kind(json_at(parameters, "full_attention")) == JSON_KIND_OBJECT)
+        trouble(&inner, "'%s' is not an object", old ? "rope_scaling" : "rope_parameters");
+    if (json_kind(json_at(inner.object, "full_attention")) == JSON_KIND_OBJECT)
         trouble(&inner, "'rope_parameters': different ones per kind of layer are not supported");
     c->rope_theta = get_real(&inner, "rope_theta", 1e-6, 1e12, c->rope_theta);
     if (get_real(&inner, "partial_rotary_factor", 0, 1, partial) != 1)
         trouble(&inner, "'partial_rotary_factor': only 1 is supported");
-    read_scaling(&inner, c);
+    read_scaling(&inner, c, original);
     f->rc = f->rc ? f->rc : inner.rc;
 }
 

@@ -83,11 +83,50 @@ int inventory_take(struct inventory *inventory, const struct record *record, con
     return EX_OK;
 }
 
+static int64_t layer_slots(const struct config *config)
+{
+    return (config_expected_count(config) - 3) / config->n_layer;
+}
+
+/* Required tensors first..first+count-1 that didn't come: how many, the first ones by name. */
+static int64_t list_missing(const struct inventory *inventory, int64_t first, int64_t count, struct text *names)
+{
+    int64_t missing = 0;
+
+    for (int64_t i = first; i < first + count; i++) {
+        struct expected expected;
+
+        config_expected(inventory->config, i, &expected);
+        if (inventory->seen[i] || !expected.required)
+            continue;
+        if (missing++ < NAMED)
+            text_format(names, "%s'%s'", names->length ? ", " : "", expected.name);
+    }
+    if (missing > NAMED)
+        text_format(names, " and %lld more", (long long)missing - NAMED);
+    return missing;
+}
+
+int inventory_layer_complete(const struct inventory *inventory, int64_t layer, const char *where)
+{
+    int64_t slots = layer_slots(inventory->config), first = 1 + layer * slots;
+    struct text names = {0};
+    int rc = EX_OK;
+
+    if (!memchr(inventory->seen + first, 1, (size_t)slots))
+        rc = fail(EX_DATAERR, "'%s': layer %lld is missing; the configuration has %lld", where, (long long)layer,
+                  (long long)inventory->config->n_layer);
+    else if (list_missing(inventory, first, slots, &names))
+        rc = fail(EX_DATAERR, "'%s': layer %lld is incomplete: missing %s", where, (long long)layer, names.data);
+    text_free(&names);
+    return rc;
+}
+
 /* The layers of which nothing came, as "3, 8-15"; their tensors count as named. NULL where there are none. */
 static char *missing_layers(struct inventory *inventory)
 {
     const struct config *config = inventory->config;
-    int64_t slots = (config_expected_count(config) - 3) / config->n_layer, first = -1;
+    int64_t slots = layer_slots(config), first = -1;
     struct text list = {0};
 
     for (int64_t layer = 0; layer <= config->n_layer; layer++) {
@@ -111,19 +150,8 @@ int inventory_complete(struct inventory *inventory)
 {
     char *layers = missing_layers(inventory);
     struct text names = {0};
-    int64_t missing = 0;
+    int64_t missing = list_missing(inventory, 0, config_expected_count(inventory->config), &names);
 
-    for (int64_t i = 0; i < config_expected_count(inventory->config); i++) {
-        struct expected expected;
-
-        config_expected(inventory->config, i, &expected);
-        if (inventory->seen[i] || !expected.required)
-            continue;
-        if (missing++ < NAMED)
-            text_format(&names, "%s'%s'", names.length ? ", " : "", expected.name);
-    }
-    if (missing > NAMED)
-        text_format(&names, " and %lld more", (long long)missing - NAMED);
     if (layers || missing)
         fail(EX_DATAERR, "the model is incomplete: missing %s%s%s%s", layers ? "layers " : "", layers ? layers : "",
              layers && missing ? ", and " : "", missing ? names.data : "");

@@ -20,6 +20,9 @@ void inventory_open(struct inventory *inventory, const struct config *config);
  * model. Other names that aren't expected pass; where names the input in messages. */
 int inventory_take(struct inventory *inventory, const struct record *record, const char *where);
 
+/* EX_DATAERR where a required tensor of this layer didn't come; where names the input. */
+int inventory_layer_complete(const struct inventory *inventory, int64_t layer, const char *where);
+
 /* EX_DATAERR where a required tensor didn't come: whole missing layers are named by number, single tensors by
  * name. */
 int inventory_complete(struct inventory *inventory);

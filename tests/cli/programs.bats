@@ -6,7 +6,7 @@ setup() {
 }
 
 programs() {
-    find "$BIN" -mindepth 1 -printf '%f\n' | sort
+    find "$BIN" -mindepth 1 -type f -printf '%f\n' | sort
 }
 
 # Runs the command for each program and collects what it complains about.
@@ -74,7 +74,7 @@ check_example() {
     rm -r cut
     bash -e -o pipefail sentences >said
     [ "$(grep -c 'relative error' said)" -eq 5 ]
-    [ "$(tail -4 said | grep -c 'relative error 0\.[0-9]')" -eq 4 ]
+    [ "$(grep 'relative error' said | tail -4 | grep -c 'relative error 0\.[0-9]')" -eq 4 ]
 }
 
 @test "the driver runs programs, and a shell that finds them" {

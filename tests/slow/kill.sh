@@ -11,9 +11,8 @@ graph() { # FOLDER
     make --no-print-directory -j4 R="$1" "$sentence" >"$TMPDIR/log" 2>&1
 }
 
-# report.json tells how many seconds it took; everything else is compared.
 contents() { # FOLDER
-    (cd "$1/$folder" && find . -type f ! -name report.json ! -name '.*' -exec sha256sum {} + | sort -k2)
+    (cd "$1/$folder" && find . -type f ! -name '.*' -exec sha256sum {} + | sort -k2)
 }
 
 # What has its final name is whole.

@@ -112,9 +112,17 @@ static void test_rope(void)
     assert_true(c.rope.kind == ROPE_LINEAR && c.rope.factor == 2);
     assert_int_equal(read_text("llama", "\"rope_scaling\":null,\"rope_theta\":1e7", &c), EX_OK);
     assert_true(c.rope.kind == ROPE_DEFAULT && c.rope_theta == 1e7);
+    assert_int_equal(read_text("llama", "\"rope_scaling\":{\"type\":\"linear\",\"factor\":4},\"rope_parameters\":"
+                               "{\"rope_type\":\"default\",\"rope_theta\":5.0}", &c), EX_OK);
+    assert_int_equal(c.rope.kind, ROPE_LINEAR);
+    assert_true(c.rope_theta == 10000);
     assert_int_equal(read_text("llama", "\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4.0}", &c), EX_OK);
     assert_true(c.rope.kind == ROPE_YARN
         && c.rope.beta_fast == 32 && fabs(c.rope.attention_factor - 1.1386294361) < 1e-9);
+    assert_int_equal(read_text("llama", "\"original_max_position_embeddings\":512,\"rope_parameters\":{\"rope_type\":"
+                               "\"yarn\",\"factor\":4.0,\"beta_fast\":0,\"original_max_position_embeddings\":64}", &c),
+                     EX_OK);
+    assert_true(c.rope.original_max_position == 512 && c.rope.beta_fast == 32);
     free(old_text);
     free(new_text);
 }
@@ -138,6 +146,9 @@ static void test_refusals(void)
         {"llama", "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}", "dynamic"},
         {"llama", "\"rope_scaling\":{\"type\":\"linear\"}", "factor"},
         {"llama", "\"rope_scaling\":[]", "rope_scaling"},
+        {"llama", "\"num_local_experts\":8", "num_local_experts"},
+        {"llama", "\"final_logit_softcapping\":30.0", "final_logit_softcapping"},
+        {"llama", "\"layer_types\":[\"linear_attention\"]", "layer_types"},
         {"llama", "\"rope_parameters\":{\"partial_rotary_factor\":0.5}", "partial_rotary_factor"},
         {"llama", "\"tie_word_embeddings\":1", "tie_word_embeddings"},
         {"llama", "\"torch_dtype\":\"int8\"", "dtype"},

@@ -1,0 +1,295 @@
+/* evaluate - what a model still does: perplexity, distance from a reference, benchmarks; one JSON object. */
+#include "base/error.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/options.h"
+#include "measure/perplexity.h"
+#include "measure/tasks.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { KEY_CONTEXT = 1, KEY_STRIDE, KEY_LIMIT_TOKENS, KEY_HF_ROWS, KEY_ROLLING, KEY_SHOTS, KEY_LIMIT, KEY_CHAT,
+       KEY_TEMPLATE, KEY_DATE, KEY_TRAIN, KEY_SAMPLES, KEY_BATCH, KEY_MEMORY, N_KEY };
+
+/* What is measured, as bits, for the options that belong to it. */
+enum { PERPLEXITY = 1, ROLLING = 2, KL = 4, TASK = 8, ALL = 16, ANY = 31 };
+
+static struct {
+    const char *what, *operand[4];
+    int n_operand;
+    bool given[N_KEY], rolling;
+    struct text_options text;
+    struct rolling_options rolled;
+    struct task_options task;
+    struct measure measure;
+} options = {
+    .rolled.limit = -1, .task = {.shots = -1, .limit = -1, .batch = 8}, .measure.memory = 1 << 30,
+};
+
+static const struct argp_option table[] = {
+    {NULL, 0, NULL, 0, "Of perplexity and kl:", 1},
+    {"context", KEY_CONTEXT, "N", 0, "tokens of a window (default: 2048, or the model's maximum if that is "
+     "smaller; with --rolling the model's maximum)", 1},
+    {"stride", KEY_STRIDE, "N", 0, "begin a window every N tokens and score what the one before did not (default: the "
+     "context, no overlap)", 1},
+    {"limit-tokens", KEY_LIMIT_TOKENS, "N", 0, "only the first N tokens of the text", 1},
+    {"hf-rows", KEY_HF_ROWS, NULL, 0, "join the text's lines with empty lines, as papers join WikiText's rows", 1},
+    {"rolling", KEY_ROLLING, NULL, 0, "of perplexity: lm-evaluation-harness's task wikitext, word perplexity of whole "
+     "documents; TEXT is wiki.test.raw, or JSON lines with \"page\"", 1},
+    {NULL, 0, NULL, 0, "Of the benchmarks:", 2},
+    {"shots", KEY_SHOTS, "N", 0, "examples before each question (default: the benchmark's own)", 2},
+    {"limit", KEY_LIMIT, "N", 0, "only the first N documents (of each subject of mmlu; of --rolling, too)", 2},
+    {"chat", KEY_CHAT, NULL, 0, "ask in the model's chat template", 2},
+    {"template", KEY_TEMPLATE, "NAME", 0, "with --chat: use this template", 2},
+    {"date", KEY_DATE, "DATE", 0, "with --chat: the date that some templates state (default: today)", 2},
+    {"train", KEY_TRAIN, "FILE", 0, "take the examples from here (default: looked for beside the data)", 2},
+    {"samples", KEY_SAMPLES, "FILE", 0, "write a JSON line for each document: prompt, scores or text, verdict", 2},
+    {"batch", KEY_BATCH, "N", 0, "generate N answers side by side (default: 8)", 2},
+    {NULL, 0, NULL, 0, "Of all:", 3},
+    {"memory", KEY_MEMORY, "SIZE", 0, "keep up to SIZE bytes of hidden states in memory, more in $TMPDIR (default: "
+     "1G)", 3},
+    {0},
+};
+
+/* What each option belongs to. */
+static const struct {
+    const char *name;
+    int of;
+} belongs[N_KEY] = {
+    [KEY_CONTEXT] = {"context", PERPLEXITY | ROLLING | KL | ALL}, [KEY_STRIDE] = {"stride", PERPLEXITY | KL | ALL},
+    [KEY_LIMIT_TOKENS] = {"limit-tokens", PERPLEXITY | KL | ALL}, [KEY_HF_ROWS] = {"hf-rows", PERPLEXITY | KL | ALL},
+    [KEY_ROLLING] = {"rolling", ROLLING}, [KEY_SHOTS] = {"shots", TASK | ALL},
+    [KEY_LIMIT] = {"limit", TASK | ALL | ROLLING}, [KEY_CHAT] = {"chat", TASK | ALL},
+    [KEY_TEMPLATE] = {"template", TASK | ALL}, [KEY_DATE] = {"date", TASK | ALL}, [KEY_TRAIN] = {"train", TASK},
+    [KEY_SAMPLES] = {"samples", TASK}, [KEY_BATCH] = {"batch", TASK | ALL}, [KEY_MEMORY] = {"memory", ANY},
+};
+
+static int kind_of(const char *what)
+{
+    if (!strcmp(what, "perplexity"))
+        return options.rolling ? ROLLING : PERPLEXITY;
+    if (!strcmp(what, "kl"))
+        return KL;
+    if (!strcmp(what, "all"))
+        return ALL;
+    for (int i = 0; task_names[i]; i++)
+        if (!strcmp(what, task_names[i]))
+            return TASK;
+    return 0;
+}
+
+static _Noreturn void unknown(const char *what)
+{
+    struct text names = {0};
+
+    for (int i = 0; task_names[i]; i++)
+        text_format(&names, ", %s", task_names[i]);
+    die(EX_USAGE, "'%s' can't be measured; there are perplexity, kl%s, all", what, names.data);
+}
+
+static void check_operands(int kind)
+{
+    const char *operands = kind == KL ? "MODEL REFERENCE TEXT" : kind == TASK ? "MODEL DATA" :
+                           kind == ALL ? "MODEL DATADIR" : "MODEL TEXT";
+    int needed = kind == KL ? 3 : 2;
+
+    if (options.n_operand < needed)
+        die(EX_USAGE, "%d operands are needed: evaluate %s %s", needed, options.what, operands);
+    if (options.n_operand > needed)
+        die(EX_USAGE, "unexpected operand '%s'", options.operand[needed]);
+    if ((kind == TASK || kind == ALL) && !strcmp(options.operand[1], "-"))
+        die(EX_USAGE, "%s: the data must be a %s, not standard input", options.what, kind == ALL ? "directory" :
+            "file or directory");
+    if (kind == ALL && !strcmp(options.operand[0], "-"))
+        die(EX_USAGE, "all: a model on standard input can be read once only; write it to a file first");
+}
+
+static void check(void)
+{
+    int kind;
+
+    if (!options.what)
+        die(EX_USAGE, "what is to be measured? evaluate perplexity MODEL TEXT, say (--help lists all)");
+    if (!(kind = kind_of(options.what)))
+        unknown(options.what);
+    for (int key = 1; key < N_KEY; key++)
+        if (options.given[key] && !(belongs[key].of & kind))
+            die(EX_USAGE, "--%s doesn't belong to %s%s", belongs[key].name, options.what,
+                kind == ROLLING ? " --rolling" : "");
+    if ((options.task.template || options.task.date) && !options.task.chat)
+        die(EX_USAGE, "--%s needs --chat", options.task.template ? "template" : "date");
+    check_operands(kind);
+}
+
+static void take_operand(char *value)
+{
+    if (!options.what)
+        options.what = value;
+    else if (options.n_operand < 4)
+        options.operand[options.n_operand++] = value;
+}
+
+static error_t parse(int key, char *value, struct argp_state *state)
+{
+    (void)state;
+    if (key > 0 && key < N_KEY)
+        options.given[key] = true;
+    switch (key) {
+    case KEY_CONTEXT:
+        options.text.context = options.rolled.context = option_int("--context", value, 2, INT32_MAX);
+        return 0;
+    case KEY_STRIDE:
+        options.text.stride = option_int("--stride", value, 1, INT32_MAX);
+        return 0;
+    case KEY_LIMIT_TOKENS:
+        options.text.limit_tokens = option_int("--limit-tokens", value, 2, INT64_MAX);
+        return 0;
+    case KEY_HF_ROWS:
+        return options.text.hf_rows = true, 0;
+    case KEY_ROLLING:
+        return options.rolling = true, 0;
+    case KEY_SHOTS:
+        options.task.shots = option_int("--shots", value, 0, 1000);
+        return 0;
+    case KEY_LIMIT:
+        options.task.limit = options.rolled.limit = option_int("--limit", value, 1, INT64_MAX);
+        return 0;
+    case KEY_CHAT:
+        return options.task.chat = true, 0;
+    case KEY_TEMPLATE:
+        return options.task.template = value, 0;
+    case KEY_DATE:
+        return options.task.date = value, 0;
+    case KEY_TRAIN:
+        return options.task.train = value, 0;
+    case KEY_SAMPLES:
+        return options.task.samples = value, 0;
+    case KEY_BATCH:
+        options.task.batch = option_int("--batch", value, 1, 1024);
+        return 0;
+    case KEY_MEMORY:
+        options.measure.memory = option_size("--memory", value, 0);
+        return 0;
+    case ARGP_KEY_ARG:
+        return take_operand(value), 0;
+    case ARGP_KEY_END:
+        return check(), 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct program program = {
+    .name = "evaluate",
+    .operands = "perplexity MODEL TEXT\nkl MODEL REFERENCE TEXT\nhellaswag|boolq|mmlu|triviaqa|gsm8k MODEL DATA\n"
+                "all MODEL DATADIR",
+    .purpose = "Measure a model: perplexity, KL divergence from a reference, benchmarks.",
+    .details = "Models are directories, GGUF files or streams, '-' for one on standard input; so is TEXT where no "
+               "model is. A JSON object goes to standard output. Benchmarks are lm-evaluation-harness's, from the "
+               "official files of their data; `all` runs the five and the perplexity of DATADIR/wiki.test.raw, one after the "
+               "other, so that its MODEL can't be standard input.\n\n"
+               "Perplexity: the text is tokenized once and cut into windows of the context length; the first token of "
+               "each isn't scored, and what fills no window at the end is left out. Standard errors are over windows.",
+    .example = "  echo 'Once upon a time, there was a girl.' | evaluate perplexity model -\n"
+               "  echo 'Once upon a time, there was a girl.' > text\n"
+               "  extract-layer model | quantize --bits 4 | evaluate kl - model text",
+    .table = table,
+    .parse = parse,
+    .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_DEVICE,
+};
+
+/* A line for people: "boolq: acc 0.6213 +- 0.0085 on 3270 documents". */
+static void tell_metrics(const struct json *report)
+{
+    struct json *metrics = json_at(report, "metrics");
+    struct text line = {0};
+
+    for (void *m = json_first(metrics); m; m = json_following(metrics, m)) {
+        double error = json_as_real(json_at(json_value(m), "stderr"), NAN);
+
+        text_format(&line, "%s %s %.4f", line.length ? "," : "", json_key(m),
+                    json_as_real(json_at(json_value(m), "value"), NAN));
+        if (isfinite(error))
+            text_format(&line, " +- %.4f", error);
+    }
+    note("%s:%s on %lld documents", json_as_string(json_at(report, "task"), ""), line.data ? line.data : "",
+         (long long)json_as_int(json_at(report, "count"), 0));
+    text_free(&line);
+}
+
+static int run_task(const char *name, const char *model, const char *data, struct json **report)
+{
+    int rc = task_run(name, &options.measure, model, data, &options.task, report);
+
+    if (!rc)
+        tell_metrics(*report);
+    return rc;
+}
+
+static int run_all(const char *model, const char *data, struct json **report)
+{
+    char *text = file_join(data, "wiki.test.raw");
+    struct json *one;
+    int64_t size;
+    int fd, rc = file_open(text, &fd, &size);
+
+    if (!rc)
+        close(fd);
+    for (int i = 0; task_names[i] && !rc; i++)           /* all that can be missing, before hours of work for nothing */
+        rc = task_check(task_names[i], data, &options.task);
+    if (!rc)
+        rc = perplexity_run(&options.measure, model, text, &options.text, &one);
+    free(text);
+    *report = json_make_object();
+    json_put(*report, "task", json_make_string("all"));
+    if (!rc)
+        json_put(*report, "perplexity", one);
+    for (int i = 0; task_names[i] && !rc; i++)
+        if (!(rc = run_task(task_names[i], model, data, &one)))
+            json_put(*report, task_names[i], one);
+    return rc;
+}
+
+static int run(struct json **report)
+{
+    const char *model = options.operand[0], *second = options.operand[1], *third = options.operand[2];
+
+    switch (kind_of(options.what)) {
+    case PERPLEXITY:
+        return perplexity_run(&options.measure, model, second, &options.text, report);
+    case ROLLING:
+        return rolling_run(&options.measure, model, second, &options.rolled, report);
+    case KL:
+        return divergence_run(&options.measure, model, second, third, &options.text, report);
+    case ALL:
+        return run_all(model, second, report);
+    default:
+        return run_task(options.what, model, second, report);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    struct output output;
+    struct json *report = NULL;
+    char *text;
+    int rc;
+
+    options_parse(&program, argc, argv);
+    options.measure.activations = (enum activations)common_options.activations;
+    if ((rc = device_choose(common_options.device, &options.measure.device)))
+        return rc;
+    if (!(rc = output_open(&output, common_options.output, false)) && !(rc = run(&report))) {
+        text = json_document(report);
+        if (!(rc = output_write(&output, text, strlen(text))))
+            rc = output_commit(&output);
+        free(text);
+    }
+    output_close(&output);
+    json_drop(report);
+    return rc;
+}
