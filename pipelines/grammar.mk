@@ -4,7 +4,8 @@
 #   sentence        the shell sentence that each layer goes through; where it changes, all is redone
 #   layer-NN.tns    one compressed stream per layer; rest.tns: embedding, final norm, head, companion files
 #   model/          the assembled model; files lists what it consists of, so that a file that goes missing is noticed
-#   report.json     sizes and errors of all tensors, counted and measured on that model
+#   sizes.json      sizes and errors of all tensors, counted and measured on that model
+#   report.json     the same and what the model still does (pipelines/report.mk): `make MODEL-STEP-STEP....report`
 #
 # One file per layer and not per step: the steps of a layer cost seconds, so they are piped. A killed make goes on with the
 # layers that are missing.
@@ -26,6 +27,8 @@ step.gN = --group $1# : behind qN: groups of N weights share a scale
 step.zint = --zero int# : behind qN: integer zero points
 step.zmin = --zero min# : behind qN: a minimum per group
 step.znone = --zero none# : behind qN: symmetric
+step.dense = # : alone: nothing is done, the model as it came is measured
+step.svd = # : last, behind cut matrices: the matrix SVD with as many parameters instead, to compare with
 
 # The numbers that N can be, where it can't be just any; and the steps that an option's step must stand behind.
 numbers.qN := 2 3 4 5 6 8
@@ -63,8 +66,9 @@ number_checked = $(if $(filter 0%,$(call number,$1)),$(error step '$1': numbers 
 
 # The sentence of STEP-STEP..., built up step by step: $1 is the sentence so far, $2 the step that its last program came from,
 # $3 the steps that are left, $4 what the first of them adds.
-sentence = $(if $(findstring --,-$1-),$(error there is an empty step in '-$1'))$(strip \
-           $(call walk,,,$(subst -, ,$1)))
+sentence = $(if $(findstring --,-$1-),$(error there is an empty step in '-$1'))$(if \
+           $(filter dense,$(subst -, ,$1)),$(call check_dense,$1),$(strip $(call walk,,,$(call without_svd,$1))))
+check_dense = $(if $(filter-out dense,$1),$(error step 'dense' in '$1' stands alone))
 walk = $(if $3,$(call append,$1,$2,$3,$(call step,$(firstword $3))),$1)
 append = $(call $(if $(filter |,$4),check_program,check_option),$1,$2,$(firstword $3),$4)$(call \
          walk,$1 $4,$(if $(filter |,$4),$(firstword $3),$2),$(wordlist 2,$(words $3),$3))
@@ -74,12 +78,23 @@ check_option = $(if $(filter $(call entry,$2),$(behind.$(call entry,$3))),,$(err
          step '$3' must stand behind $(subst $() , or ,$(behind.$(call entry,$3)))$(if $2,$(,) not behind '$2')))$(if \
          $(filter $(firstword $4),$1),$(error step '$3': '$2' has that option already))
 
+# STEPS-svd is the sentence of STEPS with mpo-decompose by a plan that is made from the result of STEPS.
+is_svd = $(filter %-svd,$1)
+without_svd = $(if $(filter svd,$(subst -, ,$(1:%-svd=%)))$(if $(call is_svd,$1),$(call cuts_nothing,$(1:%-svd=%))),$(error \
+              step 'svd' in '$1' must stand last, behind chiN, keepN or a plan that cuts),$(subst -, ,$(1:%-svd=%)))
+cuts_nothing = $(if $(filter mpo-decompose,$(call sentence,$1)),,x)
+space := $() $()
+by_plan = $(subst ^, ,$(call once,| mpo-decompose --plan $2,$(patsubst |^mpo-decompose^%,|^mpo-decompose^--plan^$2,$(subst \
+          ^|, |,$(subst $(space),^,$1)))))
+once = $(subst $(subst $(space),^,$1) $(subst $(space),^,$1),$(subst $(space),^,$1),$2)
+
 # The parts of a target $R/MODEL/STEPS/PIECE, read from its stem, and the sentence that makes the piece.
 part = $(word $1,$(subst /, ,$*))
 model = $(call part,1)
 steps = $(call part,2)
 layer = $(patsubst 0%,%,$(patsubst layer-%,%,$(call part,3)))
-pipe = $(call sentence,$(steps))
+pipe = $(if $(call is_svd,$(steps)),$(call by_plan,$(call sentence,$(steps)),$R/$(model)/$(steps:%-svd=%)/svd.plan),$(call \
+       sentence,$(steps)))
 source = $(source.$(model))
 ready = $(or $(ready.$(model)),$(source),$(error unknown model '$(model)'; the models are: $(MODELS)))
 programs = $(addprefix $(BIN)/,extract-layer $(filter $(PROGRAMS),$(pipe)))
@@ -92,6 +107,7 @@ pieces = rest $(addprefix layer-,$(wordlist 1,$(layers.$1),$(numbers)))
 
 # Programs are found as the user finds them, so the sentences that make shows can be typed.
 export PATH := $(abspath $(BIN)):$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
 options = --threads $(THREADS) $(if $(V),--verbose,--quiet)
 with_options = $(foreach word,$1,$(word)$(if $(filter $(word),$(PROGRAMS)), $(options)))
 RUN = pipelines/slot $(if $(LAUNCH),'$(LAUNCH) bash -eu -o pipefail -c "$1"','$1')
@@ -111,11 +127,19 @@ $R/%/model/config.json: $$(addprefix $R/$$*/,$$(addsuffix .tns,$$(call pieces,$$
 $R/%/files: $R/%/model/config.json
 	@ls $(@D)/model > $@.part && mv $@.part $@
 
-$R/%/report.json: $R/%/model/config.json $R/%/files $(BIN)/tensor-info $(BIN)/tensor-diff pipelines/measure
-	$(call say,MEASURE,$@)$(call RUN,pipelines/measure --threads $(THREADS) $(source) $(@D)/model -o $@)
+# What stands for the whole model, and the model argument that programs get. Of `dense` that is the source.
+is_dense = $(filter %/dense,$1)
+whole = $R/$1/sentence $(if $(call is_dense,$1),$(ready),$R/$1/model/config.json $R/$1/files)
+measured = $(if $(call is_dense,$1),$(source),$R/$1/model)
+
+$R/%/sizes.json: $$(call whole,$$*) $(BIN)/tensor-info $(BIN)/tensor-diff pipelines/measure pipelines/figures.py
+	$(call say,MEASURE,$@)$(call RUN,pipelines/measure --threads $(THREADS) $(source) $(call measured,$*) -o $@)
+
+$R/%/svd.plan: $R/%/model/config.json $R/%/files $(BIN)/tensor-info pipelines/svd-plan pipelines/figures.py
+	$(call say,PLAN,$@)pipelines/svd-plan $(@D)/model $@
 
 define sentences_of
-$1-%: $R/$1/%/report.json
+$1-%: $R/$1/%/sizes.json
 	@pipelines/table $$<
 endef
 $(foreach m,$(MODELS),$(eval $(call sentences_of,$m)))
@@ -123,16 +147,20 @@ $(foreach m,$(MODELS),$(eval $(call sentences_of,$m)))
 # Files that make finds only by chaining pattern rules are intermediate to it: it would delete them at the end, and not miss
 # them once deleted. PRECIOUS keeps them; naming them as prerequisites of something makes it miss them. So the files of all
 # sentences asked for are named here: of goals MODEL-STEPS, of goals in $R/MODEL/STEPS/, and of what a graph adds to SENTENCES.
-.PRECIOUS: $R/%/sentence $R/%.tns $R/%/model/config.json $R/%/files $R/%/report.json
+.PRECIOUS: $R/%/sentence $R/%.tns $R/%/model/config.json $R/%/files $R/%/sizes.json $R/%/svd.plan
 SENTENCES ?=
-goals = $(MAKECMDGOALS) $(SENTENCES)
+goals = $(patsubst %.report,%,$(patsubst %.sample,%,$(MAKECMDGOALS) $(SENTENCES)))
 runs := $(sort $(foreach m,$(MODELS),$(patsubst $m-%,$m/%,$(filter $m-%,$(goals)))) \
-               $(foreach g,$(patsubst $R/%,%,$(filter $R/%,$(goals))),$(if $(word 3,$(subst /, ,$g)),\
+               $(foreach g,$(patsubst $R/%,%,$(filter-out $R/data/%,$(filter $R/%,$(goals)))),$(if $(word 3,$(subst /, ,$g)),\
                  $(word 1,$(subst /, ,$g))/$(word 2,$(subst /, ,$g)))))
-# Each is read once before anything is done, so that a wrong one is refused.
-$(foreach r,$(runs),$(if $(call sentence,$(patsubst $(firstword $(subst /, ,$r))/%,%,$r)),))
-named: $(foreach r,$(runs),$(addprefix $R/$r/,sentence $(addsuffix .tns,$(call pieces,$(firstword $(subst /, ,$r)))) \
-                                                   model/config.json files report.json))
+# Each is read once before anything is done, so that a wrong one is refused. What one with the step svd is compared with has
+# files too.
+steps_of = $(patsubst $(firstword $(subst /, ,$1))/%,%,$1)
+$(foreach r,$(runs),$(if $(call sentence,$(call steps_of,$r)),))
+runs := $(sort $(runs) $(patsubst %-svd,%,$(filter %-svd,$(runs))))
+files_of_run = sentence sizes.json $(if $(call is_dense,$1),,$(addsuffix .tns,$(call pieces,$(firstword $(subst /, ,$1)))) \
+               model/config.json files svd.plan)
+named: $(foreach r,$(runs),$(addprefix $R/$r/,$(call files_of_run,$r)))
 
 # A goal that looks like a sentence but starts with no known model is refused by name.
 $(foreach g,$(filter-out $(TARGETS) $(MODELS:=-%),$(MAKECMDGOALS)),$(if $(findstring -,$(filter-out %/,$(subst /,/ ,$g))),$(if \
@@ -141,6 +169,7 @@ $(foreach g,$(filter-out $(TARGETS) $(MODELS:=-%),$(MAKECMDGOALS)),$(if $(findst
 
 define help_sentences
 echo; echo 'Sentences: MODEL-STEP-STEP..., applied from left to right, for example smollm2-chi100-q8; files in $R/MODEL/STEPS/'; \
+echo '  with .report behind it: perplexity, KL and tasks, too; with .sample: how it goes on with PROMPT'; \
 echo '  models:          $(MODELS)$(if $(MODEL),, my (with MODEL=PATH))'; \
 sed -n 's/^step\.\([^ ]*\) = .*# : /\1\t/p' pipelines/grammar.mk | while IFS=$$'\t' read -r name text; do printf '  %-16s %s\n' "$$name" "$$text"; done; \
 for plan in $(PLANS); do printf '  %-16s %s\n' "$$plan" "$$(sed -n '1s/^# *//p' pipelines/plans/$$plan.plan)"; done

@@ -17,7 +17,7 @@ help2man = LAPIDARY_PROGRAMS='$(abspath $(BIN))' help2man --no-info --section 1 
 
 $B/man/lapidary-%.1: $(BIN)/% pipelines/lapidary.h2m | $B/needs-install
 	@mkdir -p $(@D)
-	$(call say,MAN,$@)$(call help2man,--include pipelines/lapidary.h2m --name "$$($< --help | sed -n '2{s/\.$$//;p}')")
+	$(call say,MAN,$@)$(call help2man,--include pipelines/lapidary.h2m --name "$$($< --help | sed -n '/^Usage:\|^  or:/d;s/\.$$//;p;q')")
 
 $B/man/lapidary.1: pipelines/lapidary $(PROGRAMS:%=$(BIN)/%) | $B/needs-install
 	@mkdir -p $(@D)
@@ -28,6 +28,7 @@ install: build man
 	install -d '$(DESTDIR)$(libexec)' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(share)/man/man1' \
 	    '$(DESTDIR)$(share)/bash-completion/completions' '$(DESTDIR)$(share)/doc/lapidary'
 	install -m 755 $(PROGRAMS:%=$(BIN)/%) '$(DESTDIR)$(libexec)'
+	ln -sf evaluate '$(DESTDIR)$(libexec)/eval'
 	install -m 755 pipelines/lapidary '$(DESTDIR)$(PREFIX)/bin/lapidary'
 	install -m 644 $(MAN) '$(DESTDIR)$(share)/man/man1'
 	install -m 644 pipelines/completion.bash '$(DESTDIR)$(share)/bash-completion/completions/lapidary'

@@ -15,7 +15,7 @@ graph() {
 
 # The streams of a run, by content; histories name no paths, so two folders can be compared.
 contents() {
-    (cd "$R/$1" && find . -type f ! -name report.json ! -name sentence -exec sha256sum {} + | sort -k2)
+    (cd "$R/$1" && find . -type f ! -name sizes.json ! -name sentence -exec sha256sum {} + | sort -k2)
 }
 
 @test "a plan shows the sentence of each layer and writes nothing" {
@@ -48,7 +48,7 @@ refused() {
     refused stories-keep200 "N is one of 1"
     graph -n stories-seed-chi4 > /dev/null
     refused stories-q4-q8 "step 'q8' can't stand behind 'q4'"
-    refused "$R/stories/q4-q8/report.json" "step 'q8' can't stand behind 'q4'"
+    refused "$R/stories/q4-q8/sizes.json" "step 'q8' can't stand behind 'q4'"
 }
 
 @test "an option's step stands behind its program's step, once" {
@@ -70,7 +70,7 @@ refused() {
 }
 
 @test "a plan whose name a sentence can't have is not listed" {
-    cp -r Makefile pipelines "$BATS_TEST_TMPDIR"
+    cp -rL Makefile pipelines "$BATS_TEST_TMPDIR"
     cd "$BATS_TEST_TMPDIR"
     echo '* chi=4' >pipelines/plans/mine.plan
     echo '* chi=4' >pipelines/plans/my-own.plan
@@ -155,10 +155,10 @@ refused() {
 @test "a sentence is built once; a deleted layer is redone alone" {
     graph -j2 stories-chi16-q8
     [ -e "$R/stories/chi16-q8/model/model.safetensors" ]
-    python3 -m json.tool "$R/stories/chi16-q8/report.json" >/dev/null
+    python3 -m json.tool "$R/stories/chi16-q8/sizes.json" >/dev/null
     contents stories/chi16-q8 >before
 
-    graph -q "$R/stories/chi16-q8/report.json"
+    graph -q "$R/stories/chi16-q8/sizes.json"
     run graph stories-chi16-q8
     [[ $output != *PIPE* && $output != *JOIN* && $output != *MEASURE* ]]
 
@@ -191,6 +191,30 @@ refused() {
     contents stories/chi8 | diff "$BATS_TEST_TMPDIR/one" -
 }
 
+@test "dense and svd stand where they mean something" {
+    refused stories-dense-q4 "step 'dense' in 'dense-q4' stands alone"
+    refused stories-chi4-dense "step 'dense' in 'chi4-dense' stands alone"
+    for sentence in svd q4-svd chi4-svd-q4 chi4-svd-svd; do
+        refused "stories-$sentence" "step 'svd' in '$sentence' must stand last, behind chiN, keepN or a plan that cuts"
+    done
+}
+
+@test "the step svd: matrix SVDs with as many parameters, packed alike" {
+    graph -j2 stories-chi16-sites3-q8-svd stories-chi16-sites3-q8
+    [ "$(cat "$R/stories/chi16-sites3-q8-svd/sentence")" = "extract-layer pipelines/models/stories260K \
+| mpo-decompose --plan $R/stories/chi16-sites3-q8/svd.plan | quantize --bits 8" ]
+    python3 - "$R/stories" <<'PYTHON'
+import json, sys
+run, svd = (json.load(open(f"{sys.argv[1]}/chi16-sites3-q8{end}/sizes.json")) for end in ("", "-svd"))
+assert run["matrices"]["matrix_svd"] == 0, run["matrices"]
+assert svd["matrices"] == {"count": 35, "cut": 35, "matrix_svd": 35, "packed": 35, "kept": 0}, svd["matrices"]
+numbers = [r["linear"]["stored_parameters"] for r in (run, svd)]
+assert abs(numbers[1] / numbers[0] - 1) < 0.01, numbers
+PYTHON
+    run graph stories-chi16-sites3-q8-svd
+    [[ $output != *PIPE* && $output != *PLAN* && $output != *JOIN* && $output != *MEASURE* ]]
+}
+
 @test "a model of one's own; another one under the same name is another sentence" {
     cp -r pipelines/models/stories260K "$BATS_TEST_TMPDIR/other"
     graph MODEL=pipelines/models/stories260K my-q4
@@ -206,11 +230,11 @@ refused() {
     [[ $output == *nowhere* ]]
 }
 
-@test "the report adds up" {
+@test "sizes add up" {
     graph stories-chi16-q8
     python3 - "$R/stories/chi16-q8" <<'PYTHON'
 import json, os, sys
-report = json.load(open(sys.argv[1] + "/report.json"))
+report = json.load(open(sys.argv[1] + "/sizes.json"))
 groups, whole = report["groups"], report["whole"]
 assert sum(g["parameters"] for g in groups) == whole["parameters"] == report["source"]["parameters"] == 260032, groups
 assert report["source"]["bytes"] == os.path.getsize("pipelines/models/stories260K/model.safetensors")
@@ -219,7 +243,9 @@ assert whole["bytes"] == disk, (whole, disk)
 assert sum(g["bytes"] for g in groups) + report["headers"]["bytes"] == disk, report
 with open(sys.argv[1] + "/model/model.safetensors", "rb") as file:
     assert report["headers"]["bytes"] == 8 + int.from_bytes(file.read(8), "little")
+svds = report["matrices"].pop("matrix_svd")
 assert report["matrices"] == {"count": 35, "cut": 35, "packed": 35, "kept": 0}, report["matrices"]
+assert 0 < svds <= 35, svds
 assert report["bpw_model"] == 8 * disk / 260032
 linear = [g for g in groups if g["name"].startswith(("attention", "MLP"))]
 assert len(linear) == 7
@@ -227,7 +253,7 @@ assert report["bpw_linear"] == 8 * sum(g["bytes"] for g in linear) / sum(g["para
 assert 0 < report["error"] < 1
 assert all(0 < g["error"] < 1 for g in linear), linear
 PYTHON
-    pipelines/table "$R/stories/chi16-q8/report.json" | grep -q '^attention q  *81,920\|^attention q  *20,480'
+    pipelines/table "$R/stories/chi16-q8/sizes.json" | grep -q '^attention q  *81,920\|^attention q  *20,480'
 }
 
 @test "a table says which matrices stayed as they were, and what is stored wider than 16 bits" {
@@ -239,6 +265,149 @@ PYTHON
     run grep 'stored as f32' table
     [ "$status" -ne 0 ]
     rm table
+}
+
+# Data sets of a few documents each, in the form of their makers, under $BATS_TEST_TMPDIR/data.
+documents() {
+    local data=$BATS_TEST_TMPDIR/data split i
+    mkdir -p "$data"/mmlu/{dev,val,test}
+    head -c 3000 pipelines/data/shakespeare.txt >"$data/wiki.test.raw"
+    for i in 1 2 3; do
+        echo '{"ind": '$i', "activity_label": "Sailing", "ctx_a": "A boat is seen.", "ctx_b": "it", "label": '$i',' \
+            '"endings": ["sinks.", "sails on.", "flies.", "sings."]}' >>"$data/hellaswag_val.jsonl"
+        echo '{"question": "is the sea wet", "title": "Sea", "answer": true, "passage": "The sea is water."}' \
+            >>"$data/boolq_dev.jsonl"
+        echo '{"question": "Who has the boat?", "answers": ["Tom", "Thomas"]}' >>"$data/triviaqa_open_test.jsonl"
+        for split in dev val test; do
+            echo "What is $i + 1?,$i,$((i + 1)),$((i + 2)),$((i + 3)),B" >>"$data/mmlu/$split/abstract_algebra_$split.csv"
+        done
+    done
+    for i in 1 2 3 4 5 6; do                         # five of GSM8K's are examples
+        printf '{"question": "%s", "answer": "He has %d+1=<<%d+1=%d>>%d.\\n#### %d"}\n' \
+            "Tom has $i boats and gets one. How many has he?" $i $i $((i + 1)) $((i + 1)) $((i + 1)) >>"$data/gsm8k_train.jsonl"
+    done
+    head -3 "$data/gsm8k_train.jsonl" >"$data/gsm8k_test.jsonl"
+}
+
+@test "a report: each measurement is a file, made once, and all beside the source and the matrix SVD" {
+    documents
+    graph -j2 stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 >said
+    [ "$(grep -c EVAL said)" -eq 20 ]
+    grep -q '^dense  *260,032 ' said
+    grep -q '^chi8-sites3: matrix SVD ' said
+    grep -q '^chi8-sites3\*  *[0-9,]* ' said
+    grep -q 'plain way' said
+    python3 - "$R/stories" <<'PYTHON'
+import json, sys
+for steps in ("dense", "chi8-sites3", "chi8-sites3-svd"):
+    report = json.load(open(f"{sys.argv[1]}/{steps}/report.json"))
+    tasks = {"hellaswag", "boolq", "mmlu", "triviaqa", "gsm8k"}
+    assert set(report) == {"model", "steps", "sizes", "perplexity"} | tasks | (set() if steps == "dense" else {"kl"}), report.keys()
+    assert (report["model"], report["steps"]) == ("stories", steps)
+    assert report["perplexity"]["perplexity"] > 1
+    # MMLU's limit is spread over 57 subjects; this has one.
+    assert all(report[task]["count"] == (1 if task == "mmlu" else 2) for task in tasks), report
+PYTHON
+
+    run graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256
+    [[ $output != *EVAL* && $output != *REPORT* && $output != *'up to date'* ]]
+    diff <(grep -A9 ^stories260K said) <(echo "$output")
+
+    rm "$R/stories/chi8-sites3/boolq.json"
+    graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 >said
+    [ "$(grep EVAL said)" = "  EVAL    $R/stories/chi8-sites3/boolq.json" ]
+    [ "$(grep -c REPORT said)" -eq 1 ]
+
+    graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 TASKS= BASELINES= TOKENS=300 \
+        KL_TOKENS=300 >said                          # one window: no standard error
+    [ "$(grep EVAL said | sort)" = "$(printf "  EVAL    $R/stories/chi8-sites3/%s.json\n" kl perplexity)" ]
+    run graph table
+    [ "$(grep -c 'measured in different ways' <<<"$output")" -eq 2 ]
+    [ "$(sed -n '3,5s/  .*//p' <<<"$output")" = $'dense\nchi8-sites3: matrix SVD\nchi8-sites3*' ]
+    rm said
+}
+
+@test "a report's plan shows the measurements and touches no network" {
+    run graph -n smollm2-chi100.report
+    [ "$status" -eq 0 ]
+    [ "$(grep -c "^pipelines/slot 'evaluate " <<<"$output")" -eq 20 ]
+    [[ $output == *'pipelines/fetch-data '*wiki.test.raw* && $output == *'evaluate mmlu '*'--limit 1 '* ]]
+    [ "$(grep -c "^pipelines/slot 'evaluate " <<<"$(graph -n smollm2-q8.report LIMIT= TASKS=boolq)")" -eq 5 ]
+    [ ! -e "$R" ]
+}
+
+@test "what a report is told is checked first" {
+    for wrong in TASKS=chess LIMIT=0 LIMIT=x CONTEXT=1.5 'TOKENS=1 2' KL_TOKENS=-1 BASELINES=all 'DATA=a b' TEXT=a:b TEXT=nowhere; do
+        run graph "$wrong" -n stories-chi8.report
+        [ "$status" -ne 0 ]
+        [ "${#lines[@]}" -eq 1 ]
+        [[ $output == *"${wrong%%=*}"* ]]
+    done
+    refused table 'there are no reports'
+}
+
+@test "data sets at hand are used as they are, or unpacked" {
+    documents
+    cd "$BATS_TEST_TMPDIR/data"
+    cp gsm8k_train.jsonl ../expected
+    xz wiki.test.raw gsm8k_train.jsonl
+    tar cJf mmlu.tar.xz mmlu
+    rm -r mmlu
+    cd "$TOP"
+    graph fetch-data DATA="$BATS_TEST_TMPDIR/data" >said
+    [ "$(grep -c UNPACK said)" -eq 3 ]
+    [ "$(grep -c "^  $BATS_TEST_TMPDIR/data/" said)" -eq 4 ]
+    diff "$BATS_TEST_TMPDIR/expected" "$R/data/local/gsm8k_train.jsonl"
+    [ -e "$R/data/local/mmlu/test/abstract_algebra_test.csv" ]
+    run graph fetch-data DATA="$BATS_TEST_TMPDIR/data"
+    [[ $output != *UNPACK* ]]
+    cp -r "$BATS_TEST_TMPDIR/data" "$BATS_TEST_TMPDIR/other"
+    [ "$(graph fetch-data DATA="$BATS_TEST_TMPDIR/other" | grep -c UNPACK)" -eq 3 ]
+    rm said
+}
+
+@test "data sets are downloaded, unpacked and checked against the sum that is known, or against the first one" {
+    cd "$BATS_TEST_TMPDIR"
+    mkdir -p data/{dev,val,test,auxiliary_train}
+    touch data/{dev,val,test,auxiliary_train}/x.csv
+    tar cf data.tar data
+    head -c 200000 /dev/urandom >text
+    fetch() { "$TOP/pipelines/fetch-data" "$@"; }
+    fetch "file://$PWD/data.tar" - 'data/dev data/val data/test' got/mmlu
+    [ "$(cd got/mmlu && echo *)" = 'dev test val' ]
+    mkdir -p got2
+    head -c 100000 text >got2/.text.text.part
+    fetch "file://$PWD/text" "$(sha256sum <text | cut -d' ' -f1)" - got2/text
+    diff text got2/text
+    [ "$(ls -A got2)" = text ]
+
+    run fetch "file://$PWD/text" 0123 - got3/text
+    [ "$status" -eq 65 ]
+    [[ $output == *"expected 0123"* ]]
+    [ -z "$(ls -A got3)" ]
+
+    fetch "file://$PWD/text" - - got/text
+    rm got/text
+    fetch "file://$PWD/text" - - got/text
+    rm got/text
+    echo more >>text
+    run fetch "file://$PWD/text" - - got/text
+    [ "$status" -eq 65 ]
+    [ ! -e got/text ]
+}
+
+@test "without a network a data set is asked for by name" {
+    run pipelines/fetch-data http://127.0.0.1:9/data.zip - wiki.test.raw "$BATS_TEST_TMPDIR/data/wiki.test.raw"
+    [ "$status" -eq 69 ]
+    [[ $output == *"cannot download 'http://127.0.0.1:9/data.zip'; DATA=DIRECTORY takes 'wiki.test.raw' from there"* ]]
+    [ -z "$(ls -A "$BATS_TEST_TMPDIR/data")" ]
+}
+
+@test "a sample of what a model writes" {
+    run graph stories-dense.sample stories-chi16.sample PROMPT="Lily's dog"
+    [ "$status" -eq 0 ]
+    [[ $output == *"dense: \"Lily's dog ...\""*'chi16 (cut the plain way: no look at data, no healing): '* ]]
+    [ "$(grep -c '^    .' <<<"$output")" -ge 2 ]
 }
 
 @test "a copy at hand is not downloaded" {
