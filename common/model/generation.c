@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-enum { PART = 2048 };            /* tokens of a prompt that run at once: a stop is looked for in between */
+enum { PART = 512 };             /* tokens of a prompt that run at once: a stop is looked for in between */
 
 const char *const finish_names[] = {"stop", "length", "context", "interrupted"};
 

@@ -139,7 +139,8 @@ int loader_tokenizer(const struct loader *loader, struct tokenizer **tokenizer)
 
     *tokenizer = NULL;
     if (!companion)
-        return fail(EX_DATAERR, "'%s': no tokenizer.json in the model", loader_name(loader));
+        return fail(EX_DATAERR, "'%s': no tokenizer.json in the model%s", loader_name(loader),
+                    loader->source.is_model ? "" : " (a stream of single layers has none)");
     if ((rc = tokenizer_open(companion->data, companion->length, loader_name(loader), tokenizer)))
         return rc;
     if (tokenizer_size(*tokenizer) > loader->config.vocab_size) {

@@ -12,15 +12,14 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
 
 import jinja2
 import transformers
 from transformers.utils import chat_template_utils
 
+from shared.tap import BIN, check, run
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BIN = os.environ.get("BIN", os.path.join(ROOT, "bin"))
 STORIES = os.path.join(ROOT, "pipelines", "models", "stories260K")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -113,14 +112,6 @@ OTHER_GRANITES = {
              "after 'Here is my thought process:' and write your response after 'Here is my response:'")],
 }
 DAY = datetime.datetime(2025, 2, 4, 12)
-count, failed = 0, 0
-
-
-def check(good, what, skip=None):
-    global count, failed
-    count += 1
-    failed += not good
-    print(f"{'ok' if good else 'not ok'} {count} - {what}{f' # SKIP {skip}' if skip else ''}", flush=True)
 
 
 class Clock(datetime.datetime):
@@ -237,13 +228,7 @@ def main():
                 check_template(f"{name} changed to {other}", tokenizer, changed)
     if "TEMPLATES" not in os.environ:
         check(True, "templates of a directory", "TEMPLATES names none")
-    print(f"1..{count}")
-    return failed != 0
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)
-        status = main()
-        os.chdir("/")
-    sys.exit(status)
+    run(main)

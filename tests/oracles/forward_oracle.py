@@ -8,16 +8,15 @@ file or a directory; and compressed models against their own dense form. Written
 import os
 import pathlib
 import subprocess
-import sys
-import tempfile
 import warnings
 
 import numpy as np
 import torch
 import transformers
 
+from shared.tap import check, run, shell
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BIN = os.environ.get("BIN", ROOT / "bin")
 DUMP = pathlib.Path(os.environ.get("B", ROOT / "build"), "tests", "oracles", "forward_dump")
 STORIES = ROOT / "pipelines" / "models" / "stories260K"
 BOUND = 2e-4                     # of the largest logit
@@ -51,19 +50,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 warnings.simplefilter("ignore", FutureWarning)
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-count, failed = 0, 0
-
-
-def check(good, what, skip=None):
-    global count, failed
-    count += 1
-    failed += not good
-    print(f"{'ok' if good else 'not ok'} {count} - {what}{f' # SKIP {skip}' if skip else ''}", flush=True)
-
-
-def shell(command):
-    subprocess.run(["bash", "-euo", "pipefail", "-c", command], check=True, env={**os.environ,
-                                                                                 "PATH": f"{BIN}:{os.environ['PATH']}"})
 
 
 def ours(mode, device, model, sequences):
@@ -184,13 +170,7 @@ def main():
         compare_compressed("SmolLM2, half the parameters", path, "mpo-decompose -q --keep 0.5", texts)
     else:
         check(True, "SmolLM2", "SMOLLM2 names no copy of it")
-    print(f"1..{count}")
-    return failed != 0
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)
-        status = main()
-        os.chdir("/")
-    sys.exit(status)
+    run(main)

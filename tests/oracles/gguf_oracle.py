@@ -11,7 +11,6 @@ import os
 import pathlib
 import struct
 import subprocess
-import sys
 import tempfile
 
 import gguf
@@ -23,6 +22,8 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
+from shared.tap import check, finish
+
 PLAIN = {T.F32: "f32", T.F16: "f16", T.BF16: "bf16"}
 TYPES = [T.F32, T.F16, T.BF16, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K]
 SCALES = {T.Q2_K: (80, 82), T.Q3_K: (108,), T.Q4_K: (0, 2), T.Q5_K: (0, 2), T.Q6_K: (208,)}   # bytes of f16 in a block
@@ -33,14 +34,6 @@ STORIES = ROOT / "pipelines" / "models" / "stories260K"
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-count, failed = 0, 0
-
-
-def check(good, what, skip=None):
-    global count, failed
-    count += 1
-    failed += not good
-    print(f"{'ok' if good else 'not ok'} {count} - {what}{f' # SKIP {skip}' if skip else ''}", flush=True)
 
 
 def check_same(differing, what):
@@ -421,9 +414,8 @@ def main():
             real_model(os.environ["SMOLLM2"], lines, directory)
         else:
             check(True, "SmolLM2", "SMOLLM2 names no GGUF file")
-    print(f"1..{count}")
-    return failed != 0
+    finish()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from shared.tap import BIN, check, run, shell
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BIN = os.environ.get("BIN", os.path.join(ROOT, "bin"))
 STORIES = os.path.join(ROOT, "pipelines", "models", "stories260K")
 FAMILIES = {
     "llama": [], "llama with biases": ["--set", "attention_bias=true", "--set", "mlp_bias=true"],
@@ -31,19 +31,6 @@ FAMILIES = {
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-count, failed = 0, 0
-
-
-def check(good, what, skip=None):
-    global count, failed
-    count += 1
-    failed += not good
-    print(f"{'ok' if good else 'not ok'} {count} - {what}{f' # SKIP {skip}' if skip else ''}", flush=True)
-
-
-def shell(command):
-    subprocess.run(["bash", "-euo", "pipefail", "-c", command], check=True, env={**os.environ,
-                                                                                 "PATH": f"{BIN}:{os.environ['PATH']}"})
 
 
 def load(path):
@@ -227,13 +214,7 @@ def main():
     else:
         check(True, "chains", "mpo-decompose is not built")
     check_smollm2(os.environ.get("SMOLLM2"))
-    print(f"1..{count}")
-    return failed != 0
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)
-        status = main()
-        os.chdir("/")
-    sys.exit(status)
+    run(main)

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import tempfile
 
 import torch
@@ -17,15 +16,15 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks.wikitext.preprocess_wikitext import process_results, wikitext_detokenizer
 
+from shared.tap import BIN, check, finish
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BIN = os.environ.get("BIN", os.path.join(ROOT, "bin"))
 STORIES = os.path.join(ROOT, "pipelines", "models", "stories260K")
 SMOLLM2, TASKS = os.environ.get("SMOLLM2"), os.environ.get("TASKS")
 CLOSE = 1e-5                                    # relative, of means over hundreds of tokens
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-count, failed = 0, 0
 
 STORY = """ 
  = The Dog = 
@@ -42,13 +41,6 @@ STORY = """
  
  The cat sat on the mat . It saw a bird . The bird flew away , and the cat was sad . 
 """
-
-
-def check(good, what, skip=None):
-    global count, failed
-    count += 1
-    failed += not good
-    print(f"{'ok' if good else 'not ok'} {count} - {what}{f' # SKIP {skip}' if skip else ''}", flush=True)
 
 
 def close(what, ours, theirs, bound=CLOSE):
@@ -199,8 +191,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         check_stories(directory)
         check_smollm2(directory)
-    print(f"1..{count}")
-    sys.exit(failed > 0)
+    finish()
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ import subprocess
 import sys
 import time
 
+from shared.tap import BIN, check, finish
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BIN = os.environ.get("BIN", os.path.join(ROOT, "bin"))
 KEEP = os.path.join(os.path.abspath(os.environ.get("B", os.path.join(ROOT, "build"))), "oracles", "tasks")
 SMOLLM2, TASKS = os.environ.get("SMOLLM2"), os.environ.get("TASKS")
 LIMIT = int(os.environ.get("LIMIT", "1000000"))
@@ -27,14 +28,7 @@ NEAR = 2e-3                                     # scores that differ by less may
 CLOSE = 1e-3                                    # log-likelihoods
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_CACHE=os.path.join(KEEP, "datasets"), TOKENIZERS_PARALLELISM="false",
                   HF_DATASETS_DISABLE_PROGRESS_BARS="1")
-count, failed, models = 0, 0, {}
-
-
-def check(good, what, skip=None):
-    global count, failed
-    count += 1
-    failed += not good
-    print(f"{'ok' if good else 'not ok'} {count} - {what}{f' # SKIP {skip}' if skip else ''}", flush=True)
+models = {}
 
 
 def lines(path, first=0, last=None):
@@ -346,9 +340,8 @@ def main():
             print(f"# {one['what']}: lm-eval {reference(one)['seconds']:.1f} s", flush=True)
         else:
             compare(one)
-    print(f"1..{count}")
-    return failed > 0
+    finish()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,15 +12,15 @@ import lzma
 import os
 import random
 import subprocess
-import sys
 import tarfile
 import unicodedata
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
 
+from shared.tap import BIN, check, finish # noqa: E402
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BIN = os.environ.get("BIN", os.path.join(ROOT, "bin"))
 TMP = os.environ.get("TMPDIR", "/tmp")
 STORIES = os.path.join(ROOT, "pipelines", "models", "stories260K", "tokenizer.json")
 DATA, TOKENIZER, GPT2 = (os.environ.get(name) for name in ("DATA", "TOKENIZER", "GPT2"))
@@ -34,14 +34,6 @@ TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo
 DEEPSEEK = [r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+",
             r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
             r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"]
-count, failed = 0, 0
-
-
-def check(good, what, skip=None):
-    global count, failed
-    count += 1
-    failed += not good
-    print(f"{'ok' if good else 'not ok'} {count} - {what}{f' # SKIP {skip}' if skip else ''}", flush=True)
 
 
 # ---- texts ----
@@ -346,8 +338,7 @@ def main():
         random_ids(name, spec)
     for name, spec in behaviors(bytes_base):
         compare(name, spec, "generated", generated[:3000])
-    print(f"1..{count}")
-    sys.exit(failed > 0)
+    finish()
 
 
 main()
