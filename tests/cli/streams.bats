@@ -204,7 +204,7 @@ programs="extract-layer mpo-decompose mpo-contract quantize assemble tensor-info
     for signal in INT TERM HUP; do
         for program in "mpo-contract -o out.tns" "assemble -q -o out"; do
             # shellcheck disable=SC2086
-            env --default-signal=INT $program pipe 3>&- & job=$!
+            env --default-signal=INT,TERM,HUP $program pipe 3>&- & job=$!
             exec 4> pipe
             head -c 500000 "$BATS_FILE_TMPDIR/whole.tns" >&4
             for _ in $(seq 100); do [ -z "$(ls -d .out*.part 2> /dev/null)" ] || break; sleep 0.02; done
