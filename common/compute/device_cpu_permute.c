@@ -12,13 +12,14 @@ struct axes {
     int64_t size[TENSOR_RANK], step[TENSOR_RANK];        /* step: in x */
 };
 
-/* The axis that is innermost in x (b) is turned against the innermost of y (a); the others are outer. */
+/* The axis that is innermost in x (b) is turned against the innermost of y (a). Where that is one and the same, runs of a
+ * are copied, and b is the next one of y. The others are outer. */
 struct permutation {
     const float *x;
     float *y;
     struct axes outer;
     int64_t to[TENSOR_RANK];                             /* steps of the outer axes in y */
-    int64_t a, a_step, b, b_to, bands;
+    int64_t a, a_step, b, b_step, b_to, bands;           /* step: in x, to: in y */
     int64_t planes, piece;                               /* bands of planes, and how many of them are an item */
 };
 
@@ -70,8 +71,9 @@ static void permute_band(const struct permutation *p, int64_t item)
         y += item % p->outer.size[axis] * p->to[axis];
         item /= p->outer.size[axis];
     }
-    if (p->b_to == 0)
-        memcpy(y, x, (size_t)p->a * sizeof *y);
+    if (p->a_step == 1)
+        for (int64_t b = band; b < end; b++)
+            memcpy(y + b * p->b_to, x + b * p->b_step, (size_t)p->a * sizeof *y);
     else
         turn(p, x, y, band, end);
 }
@@ -99,8 +101,9 @@ void cpu_permute(float *y, const float *x, int rank, const int64_t *shape, const
         if (i == joined.count - 1) {
             p.a = joined.size[i];
             p.a_step = joined.step[i];
-        } else if (joined.step[i] == 1) {
+        } else if (joined.step[i] == 1 || (p.a_step == 1 && i == joined.count - 2)) {
             p.b = joined.size[i];
+            p.b_step = joined.step[i];
             p.b_to = to;
             p.bands = (p.b + BAND - 1) / BAND;
         } else {
