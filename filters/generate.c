@@ -179,7 +179,7 @@ static void print_json(const struct session *session, const struct text *prompt,
     char *written;
 
     json_put(line, "device", json_make_string(session->network.device->name));
-    json_put(line, "activations", json_make_string(common_options.activations ? "int8" : "f32"));
+    json_put(line, "activations", json_make_string(activations_names[common_options.activations]));
     written = json_write(line, 0);
     puts(written);
     free(written);

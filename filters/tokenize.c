@@ -87,7 +87,7 @@ static const struct program program = {
 
 static const char *text_name(void)
 {
-    return options.text && strcmp(options.text, "-") ? options.text : "standard input";
+    return file_input_name(options.text);
 }
 
 static struct text out;          /* collected, for few writes */
@@ -269,7 +269,7 @@ int main(int argc, char **argv)
 
     options_parse(&program, argc, argv);
     rc = tokenizer_from_path(options.model, &tokenizer);
-    if (!rc && options.text && strcmp(options.text, "-") && !(file = fopen(options.text, "rbe")))
+    if (!rc && !file_is_stdin(options.text) && !(file = fopen(options.text, "rbe")))
         rc = fail(EX_NOINPUT, "cannot read '%s':", options.text);
     if (!rc)
         rc = each_text(tokenizer, file);

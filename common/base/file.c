@@ -37,9 +37,14 @@ bool file_is_stdin(const char *path)
     return !path || !strcmp(path, "-");
 }
 
+const char *file_input_name(const char *path)
+{
+    return file_is_stdin(path) ? "standard input" : path;
+}
+
 int file_read(const char *path, size_t limit, struct text *text)
 {
-    const char *name = file_is_stdin(path) ? "standard input" : path;
+    const char *name = file_input_name(path);
     int fd = STDIN_FILENO;
     int64_t size = 0;
     char block[65536];

@@ -12,6 +12,9 @@
 /* True for what stands for standard input: NULL or "-". */
 bool file_is_stdin(const char *path);
 
+/* The path, or "standard input", for messages and reports. */
+const char *file_input_name(const char *path);
+
 /* Appends a file's or standard input's bytes to text; more than limit is refused. EX_NOINPUT, EX_DATAERR, EX_IOERR. */
 int file_read(const char *path, size_t limit, struct text *text);
 

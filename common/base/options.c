@@ -15,6 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
+const char *const activations_names[] = {"f32", "int8", NULL};
+
 struct common_options common_options = {.device = "cpu"};
 
 static const struct program *running;
@@ -78,15 +80,13 @@ static error_t parse_match(int key, char *value, struct argp_state *state)
 
 static error_t parse_device(int key, char *value, struct argp_state *state)
 {
-    static const char *const types[] = {"f32", "int8", NULL};
-
     (void)state;
     switch (key) {
     case KEY_DEVICE:
         common_options.device = value;
         return 0;
     case KEY_ACTIVATIONS:
-        common_options.activations = option_word("--activations", value, types);
+        common_options.activations = option_word("--activations", value, activations_names);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

@@ -45,8 +45,11 @@ struct common_options {
     uint64_t seed;
     struct globs match;
     const char *device;          /* "cpu" */
-    int activations;             /* enum activations of compute/device.h */
+    int activations;             /* index in activations_names, enum activations of compute/device.h */
 };
+
+/* NULL-terminated: "f32", "int8". */
+extern const char *const activations_names[];
 
 extern struct common_options common_options;
 

@@ -3,6 +3,7 @@
  * there are few rows and many keys, the keys are cut into chunks whose results are merged (Dao et al.,
  * Flash-Decoding, 2023). */
 #include "base/memory.h"
+#include "base/number.h"
 #include "base/parallel.h"
 #include "compute/device_cpu.h"
 
@@ -37,11 +38,6 @@ struct job {
     size_t space_floats, state_floats;
     float *space, *state;                        /* [threads][space_floats]; [threads or items][state_floats] */
 };
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 static int64_t most_of(int64_t a, int64_t b)
 {

@@ -7,6 +7,7 @@
  *
  * A row's sums never cross items, so their order depends on the shapes alone. */
 #include "base/memory.h"
+#include "base/number.h"
 #include "base/parallel.h"
 #include "compute/device_cpu.h"
 
@@ -55,16 +56,6 @@ struct job {
     int count;
     float *panels;               /* [threads][PANEL_ROWS * PANEL_DEPTH] */
 };
-
-static int64_t divide_up(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* ---- x ---- */
 

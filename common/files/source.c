@@ -18,7 +18,7 @@ static bool is_model(const char *path)
     int fd;
     ssize_t got;
 
-    if (!path || !strcmp(path, "-") || stat(path, &about))
+    if (file_is_stdin(path) || stat(path, &about))
         return false;
     if (S_ISDIR(about.st_mode))
         return true;

@@ -6,16 +6,11 @@
 
 enum { LIMIT = INT32_MAX };      /* bytes of a text */
 
-const char *corpus_name(const char *path)
-{
-    return file_is_stdin(path) ? "standard input" : path;
-}
-
 int corpus_read(const char *path, struct text *text)
 {
     int rc = file_read(path, LIMIT, text);
 
     if (!rc && !text->length)
-        rc = fail(EX_DATAERR, "'%s': the text is empty", corpus_name(path));
+        rc = fail(EX_DATAERR, "'%s': the text is empty", file_input_name(path));
     return rc;
 }

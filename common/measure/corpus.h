@@ -8,9 +8,6 @@
  * nothing in it or more than 2 GiB, after a message. */
 int corpus_read(const char *path, struct text *text);
 
-/* The name of a text in messages: path, or "standard input". */
-const char *corpus_name(const char *path);
-
 /* Appends the lines of WikiText's raw file as Hugging Face's wikitext-2-raw-v1 has them for rows, joined with "\n\n":
  * a row is a line with its line feed, or "" where there is nothing but white space in it. */
 void corpus_join_rows(const char *data, size_t length, struct text *joined);

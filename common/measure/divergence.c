@@ -188,8 +188,7 @@ int divergence_run(const struct measure *measure, const char *model, const char 
 {
     struct stopwatch stopwatch;
     struct pair pair = {.model.hidden.fd = -1, .reference.hidden.fd = -1};
-    int rc = passage_one_stream((const char *const[]){model ? model : "-", reference ? reference : "-",
-                                                      text ? text : "-", NULL});
+    int rc = passage_one_stream((const char *const[]){model, reference, text}, 3);
 
     *report = NULL;
     stopwatch_start(&stopwatch);

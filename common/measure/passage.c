@@ -1,17 +1,16 @@
 /* passage.c - from a text to windows of tokens. */
 #include "measure/passage.h"
+#include "base/file.h"
 #include "base/memory.h"
 #include "measure/corpus.h"
 #include "measure/report.h"
 
-#include <string.h>
-
-int passage_one_stream(const char *const *paths)
+int passage_one_stream(const char *const *paths, int count)
 {
     int streams = 0;
 
-    for (int i = 0; paths[i]; i++)
-        streams += !strcmp(paths[i], "-");
+    for (int i = 0; i < count; i++)
+        streams += file_is_stdin(paths[i]);
     return streams > 1 ? fail(EX_USAGE, "standard input can be one operand only: it is read once") : EX_OK;
 }
 
@@ -37,7 +36,7 @@ int passage_tokenize(const struct passage *passage, struct tokenizer *tokenizer,
         ids->count = (size_t)options->limit_tokens;
     if (ids->count < 2)
         return fail(EX_DATAERR, "'%s': a text of %zu tokens: nothing to predict, 2 are needed",
-                    corpus_name(passage->path), ids->count);
+                    file_input_name(passage->path), ids->count);
     return EX_OK;
 }
 

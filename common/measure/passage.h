@@ -31,8 +31,8 @@ int passage_cut(struct passage *passage, int64_t max_position, const struct text
  * more than that is asked. */
 int passage_context(int64_t asked, int64_t usual, int64_t max_position, int64_t *context);
 
-/* EX_USAGE where more than one of the names (NULL-terminated) is "-". */
-int passage_one_stream(const char *const *paths);
+/* EX_USAGE where more than one of the count paths stands for standard input (NULL or "-"). */
+int passage_one_stream(const char *const *paths, int count);
 
 /* Adds "tokens" (predicted), "windows", "context", "stride", "left_out" (tokens in no window), "hf_rows", "data". */
 void passage_report(struct json *report, const struct passage *passage);

@@ -33,7 +33,7 @@ int perplexity_run(const struct measure *measure, const char *model, const char 
     struct subject subject = {.hidden.fd = -1};
     struct passage passage = {0};
     struct sums nll = {0};
-    int rc = passage_one_stream((const char *const[]){model ? model : "-", text ? text : "-", NULL});
+    int rc = passage_one_stream((const char *const[]){model, text}, 2);
 
     *report = NULL;
     stopwatch_start(&stopwatch);

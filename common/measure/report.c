@@ -32,7 +32,7 @@ struct json *report_start(const char *task)
 void report_data(struct json *report, const char *path, const void *data, size_t length)
 {
     struct json *about = json_make_object();
-    char *name = path && strcmp(path, "-") ? file_basename(path) : xstrdup("standard input");
+    char *name = file_is_stdin(path) ? xstrdup(file_input_name(path)) : file_basename(path);
     char hash[17];
 
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)hash_of(data, length));
@@ -89,7 +89,7 @@ void report_finish(struct json *report, const struct loader *loader, const struc
     int64_t peak = report_peak_memory();
 
     json_put(report, "device", json_make_string(loader->device->name));
-    json_put(report, "activations", json_make_string(loader->activations == ACTIVATIONS_INT8 ? "int8" : "f32"));
+    json_put(report, "activations", json_make_string(activations_names[loader->activations]));
     json_put(report, "threads", json_make_int(parallel_threads()));
     json_put(report, "seconds", json_make_number(seconds));
     json_put(report, "tokens_per_second", json_make_number((double)tokens / seconds));

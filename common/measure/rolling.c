@@ -1,4 +1,5 @@
 /* rolling.c - lm-evaluation-harness's wikitext: the likelihood of whole documents. */
+#include "base/file.h"
 #include "base/memory.h"
 #include "measure/corpus.h"
 #include "measure/passage.h"
@@ -64,7 +65,7 @@ static int tokenize_pages(struct rolling *rolling, const char *path)
         text_free(&text);
     }
     if (!rc && !rolling->windows.count)
-        rc = fail(EX_DATAERR, "'%s': no tokens: nothing to predict", corpus_name(path));
+        rc = fail(EX_DATAERR, "'%s': no tokens: nothing to predict", file_input_name(path));
     return rc;
 }
 
@@ -74,7 +75,7 @@ static int read_pages(struct rolling *rolling, const char *path, int64_t limit)
     int rc;
 
     if ((rc = corpus_read(path, &rolling->raw))
-        || (rc = pages_split(rolling->raw.data, rolling->raw.length, corpus_name(path), pages)))
+        || (rc = pages_split(rolling->raw.data, rolling->raw.length, file_input_name(path), pages)))
         return rc;
     while (limit >= 0 && pages->count > (size_t)limit)
         text_free(&pages->page[--pages->count]);
@@ -100,15 +101,6 @@ static int score(struct rolling *rolling)
     return EX_OK;
 }
 
-static void put_count(struct json *report, const char *name, const struct sums *sums)
-{
-    int64_t count = 0;
-
-    for (int64_t g = 0; g < sums->groups; g++)
-        count += sums->count[g];
-    json_put(report, name, json_make_int(count));
-}
-
 static struct json *make_report(const struct rolling *rolling, const char *path, const struct stopwatch *stopwatch)
 {
     double word = exp(sums_mean(&rolling->words)), error = word * sums_error(&rolling->words);
@@ -123,9 +115,9 @@ static struct json *make_report(const struct rolling *rolling, const char *path,
     json_put(report, "perplexity", json_make_number(exp(sums_mean(&rolling->nll))));
     json_put(report, "nll", json_make_number(sums_mean(&rolling->nll)));
     json_put(report, "standard_error", json_make_number(sums_error(&rolling->nll)));
-    put_count(report, "tokens", &rolling->nll);
-    put_count(report, "words", &rolling->words);
-    put_count(report, "bytes", &rolling->bytes);
+    json_put(report, "tokens", json_make_int(sums_count(&rolling->nll)));
+    json_put(report, "words", json_make_int(sums_count(&rolling->words)));
+    json_put(report, "bytes", json_make_int(sums_count(&rolling->bytes)));
     json_put(report, "documents", json_make_int((int64_t)rolling->pages.count));
     json_put(report, "windows", json_make_int(rolling->windows.count));
     json_put(report, "context", json_make_int(rolling->context));
@@ -157,7 +149,7 @@ int rolling_run(const struct measure *measure, const char *model, const char *te
 {
     struct stopwatch stopwatch;
     struct rolling rolling = {.subject.hidden.fd = -1};
-    int rc = passage_one_stream((const char *const[]){model ? model : "-", text ? text : "-", NULL});
+    int rc = passage_one_stream((const char *const[]){model, text}, 2);
 
     *report = NULL;
     stopwatch_start(&stopwatch);

@@ -86,14 +86,6 @@ static void finish_lane(struct generating *generating, struct lane *lane)
     fill_lane(generating, lane);
 }
 
-static bool is_stop_id(const struct work *work, int32_t token)
-{
-    for (size_t i = 0; i < work->stop.count; i++)
-        if (work->stop.id[i] == token)
-            return true;
-    return false;
-}
-
 /* A stop string in the text, of which the first old bytes have been looked at. */
 static bool has_stop(const struct generating *generating, const struct text *text, size_t old)
 {
@@ -117,7 +109,7 @@ static void take_token(struct generating *generating, struct lane *lane, int32_t
         finish_lane(generating, lane);
         return;
     }
-    if (is_stop_id(generating->work, token)) {
+    if (ids_contain(&generating->work->stop, token)) {
         finish_lane(generating, lane);
         return;
     }

@@ -62,7 +62,7 @@ void sums_free(struct sums *sums)
     *sums = (struct sums){0};
 }
 
-static int64_t count_of_all(const struct sums *sums)
+int64_t sums_count(const struct sums *sums)
 {
     int64_t count = 0;
 
@@ -77,7 +77,7 @@ double sums_mean(const struct sums *sums)
 
     for (int64_t g = 0; g < sums->groups; g++)
         sum += sums->sum[g];
-    return sum / (double)count_of_all(sums);
+    return sum / (double)sums_count(sums);
 }
 
 double sums_error(const struct sums *sums)
@@ -88,7 +88,7 @@ double sums_error(const struct sums *sums)
         return NAN;
     for (int64_t g = 0; g < sums->groups; g++)
         squares += pow(sums->sum[g] - mean * (double)sums->count[g], 2);
-    return sqrt(groups / (groups - 1) * squares) / (double)count_of_all(sums);
+    return sqrt(groups / (groups - 1) * squares) / (double)sums_count(sums);
 }
 
 char *error_text(double error)

@@ -46,6 +46,7 @@ struct sums {
 
 void sums_begin(struct sums *sums, int64_t groups);
 void sums_free(struct sums *sums);
+int64_t sums_count(const struct sums *sums);      /* of all groups */
 double sums_mean(const struct sums *sums);       /* the sum of all by the count of all */
 
 /* The standard error of that mean, where the groups are what was drawn: a ratio of sums, so sqrt(G / (G - 1) * sum

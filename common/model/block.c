@@ -1,6 +1,7 @@
 /* block.c - the forward pass of one block, and what stands before and behind the blocks. */
 #include "model/block.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "model/rotary.h"
 
 #include <stdlib.h>
@@ -53,16 +54,6 @@ void forward_end(struct forward *forward)
     forward->device->release(forward->work);
     free(forward->position);
     *forward = (struct forward){0};
-}
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
 }
 
 static float *upload_new(const struct device *device, const float *host, size_t count)

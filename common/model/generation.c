@@ -8,14 +8,6 @@ enum { PART = 512 };             /* tokens of a prompt that run at once: a stop 
 
 const char *const finish_names[] = {"stop", "length", "context", "interrupted"};
 
-static bool stops(const struct ids *stop, int32_t token)
-{
-    for (size_t i = 0; i < stop->count; i++)
-        if (stop->id[i] == token)
-            return true;
-    return false;
-}
-
 static bool interrupted(const struct generation *generation)
 {
     return generation->interrupted && *generation->interrupted;
@@ -57,7 +49,7 @@ static int run_tokens(const struct generation *generation, struct cache *cache, 
             return fail(EX_DATAERR, "the model gives logits that aren't numbers behind token %lld",
                         (long long)(n + count));
         generated->finish = FINISH_STOP;
-        if (stops(generation->stop, token))
+        if (ids_contain(generation->stop, token))
             return EX_OK;
         ids_append(&generated->ids, token);
         if ((rc = generation->take(generation->context, token)))

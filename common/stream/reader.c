@@ -198,10 +198,10 @@ static int take_header(struct reader *reader)
 
 int reader_open(struct reader *reader, const char *path)
 {
-    bool standard = !path || !strcmp(path, "-");
+    bool standard = file_is_stdin(path);
     int rc = EX_OK;
 
-    *reader = (struct reader){.fd = STDIN_FILENO, .size = -1, .where = xstrdup(standard ? "standard input" : path)};
+    *reader = (struct reader){.fd = STDIN_FILENO, .size = -1, .where = xstrdup(file_input_name(path))};
     reader->record_hash = hash_new();
     reader->stream_hash = hash_new();
     reader->buffer = xaligned(BUFFER, 1);

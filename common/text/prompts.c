@@ -12,7 +12,7 @@ enum { PROMPT_LIMIT = 64 << 20 };        /* bytes of a prompt's file */
 static int next_line(struct prompts *prompts, size_t *length, bool *more)
 {
     bool file = !file_is_stdin(prompts->messages);
-    const char *name = file ? prompts->messages : "standard input";
+    const char *name = file_input_name(prompts->messages);
     ssize_t got;
 
     *more = false;

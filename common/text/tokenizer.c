@@ -13,6 +13,14 @@ void ids_append(struct ids *ids, int32_t id)
     ids->id[ids->count++] = id;
 }
 
+bool ids_contain(const struct ids *ids, int32_t id)
+{
+    for (size_t i = 0; i < ids->count; i++)
+        if (ids->id[i] == id)
+            return true;
+    return false;
+}
+
 void ids_free(struct ids *ids)
 {
     free(ids->id);

@@ -23,6 +23,7 @@ struct ids {
 };
 
 void ids_append(struct ids *ids, int32_t id);
+bool ids_contain(const struct ids *ids, int32_t id);
 void ids_free(struct ids *ids);
 
 /* Opens the content of a tokenizer.json; where names the model in messages. EX_DATAERR after a message. Takes some ten

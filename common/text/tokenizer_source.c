@@ -46,7 +46,7 @@ static bool is_json(const char *path)
     FILE *file;
     int c;
 
-    if (!path || !strcmp(path, "-") || stat(path, &about) || !S_ISREG(about.st_mode) || !(file = fopen(path, "rbe")))
+    if (file_is_stdin(path) || stat(path, &about) || !S_ISREG(about.st_mode) || !(file = fopen(path, "rbe")))
         return false;
     do
         c = getc(file);
