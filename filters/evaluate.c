@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "measure/perplexity.h"
+#include "measure/sensitivity.h"
 #include "measure/tasks.h"
 
 #include <math.h>
@@ -13,10 +14,13 @@
 #include <unistd.h>
 
 enum { KEY_CONTEXT = 1, KEY_STRIDE, KEY_LIMIT_TOKENS, KEY_HF_ROWS, KEY_ROLLING, KEY_SHOTS, KEY_LIMIT, KEY_CHAT,
-       KEY_TEMPLATE, KEY_DATE, KEY_TRAIN, KEY_SAMPLES, KEY_BATCH, KEY_MEMORY, N_KEY };
+       KEY_TEMPLATE, KEY_DATE, KEY_TRAIN, KEY_SAMPLES, KEY_BATCH, KEY_CHI, KEY_KEEP, KEY_BITS,
+       KEY_GROUP, KEY_BY, KEY_MOMENTS, KEY_MEMORY, N_KEY };
 
 /* What is measured, as bits, for the options that belong to it. */
-enum { PERPLEXITY = 1, ROLLING = 2, KL = 4, TASK = 8, ALL = 16, ANY = 31 };
+enum { PERPLEXITY = 1, ROLLING = 2, KL = 4, TASK = 8, ALL = 16, SENSITIVITY = 32, ANY = 63 };
+
+enum { SETTINGS = 64 };                  /* the most that a unit is compressed to */
 
 static struct {
     const char *what, *operand[4];
@@ -25,9 +29,12 @@ static struct {
     struct text_options text;
     struct rolling_options rolled;
     struct task_options task;
+    struct sensitivity_options sensitivity;
+    struct sensitivity_setting setting[SETTINGS];
+    int group;
     struct measure measure;
 } options = {
-    .rolled.limit = -1, .task = {.shots = -1, .limit = -1, .batch = 8}, .measure.memory = 1 << 30,
+    .rolled.limit = -1, .group = 64, .task = {.shots = -1, .limit = -1, .batch = 8}, .measure.memory = 1 << 30,
 };
 
 static const struct argp_option table[] = {
@@ -49,9 +56,16 @@ static const struct argp_option table[] = {
     {"train", KEY_TRAIN, "FILE", 0, "take the examples from here (default: looked for beside the data)", 2},
     {"samples", KEY_SAMPLES, "FILE", 0, "write a JSON line for each document: prompt, scores or text, verdict", 2},
     {"batch", KEY_BATCH, "N", 0, "generate N answers side by side (default: 8)", 2},
-    {NULL, 0, NULL, 0, "Of all:", 3},
+    {NULL, 0, NULL, 0, "Of sensitivity:", 3},
+    {"chi", KEY_CHI, "N,...", 0, "cut to matrix SVDs of these ranks", 3},
+    {"keep", KEY_KEEP, "R,...", 0, "cut to matrix SVDs that keep these parts of a matrix's parameters", 3},
+    {"bits", KEY_BITS, "N,...", 0, "round to these numbers of bits", 3},
+    {"group", KEY_GROUP, "N", 0, "with --bits: codes that share a scale (default: 64)", 3},
+    {"by", KEY_BY, "UNIT", 0, "compress one matrix at a time (the default), one block, or one kind of matrix", 3},
+    {"moments", KEY_MOMENTS, "FILE", 0, "fit for what the layers see (calibrate)", 3},
+    {NULL, 0, NULL, 0, "Of all:", 4},
     {"memory", KEY_MEMORY, "SIZE", 0, "keep up to SIZE bytes of hidden states in memory, more in $TMPDIR (default: "
-     "1G)", 3},
+     "1G)", 4},
     {0},
 };
 
@@ -60,12 +74,17 @@ static const struct {
     const char *name;
     int of;
 } belongs[N_KEY] = {
-    [KEY_CONTEXT] = {"context", PERPLEXITY | ROLLING | KL | ALL}, [KEY_STRIDE] = {"stride", PERPLEXITY | KL | ALL},
-    [KEY_LIMIT_TOKENS] = {"limit-tokens", PERPLEXITY | KL | ALL}, [KEY_HF_ROWS] = {"hf-rows", PERPLEXITY | KL | ALL},
+    [KEY_CONTEXT] = {"context", PERPLEXITY | ROLLING | KL | ALL | SENSITIVITY},
+    [KEY_STRIDE] = {"stride", PERPLEXITY | KL | ALL | SENSITIVITY},
+    [KEY_LIMIT_TOKENS] = {"limit-tokens", PERPLEXITY | KL | ALL | SENSITIVITY},
+    [KEY_HF_ROWS] = {"hf-rows", PERPLEXITY | KL | ALL | SENSITIVITY},
     [KEY_ROLLING] = {"rolling", ROLLING}, [KEY_SHOTS] = {"shots", TASK | ALL},
     [KEY_LIMIT] = {"limit", TASK | ALL | ROLLING}, [KEY_CHAT] = {"chat", TASK | ALL},
     [KEY_TEMPLATE] = {"template", TASK | ALL}, [KEY_DATE] = {"date", TASK | ALL}, [KEY_TRAIN] = {"train", TASK},
-    [KEY_SAMPLES] = {"samples", TASK}, [KEY_BATCH] = {"batch", TASK | ALL}, [KEY_MEMORY] = {"memory", ANY},
+    [KEY_SAMPLES] = {"samples", TASK}, [KEY_BATCH] = {"batch", TASK | ALL},
+    [KEY_CHI] = {"chi", SENSITIVITY}, [KEY_KEEP] = {"keep", SENSITIVITY}, [KEY_BITS] = {"bits", SENSITIVITY},
+    [KEY_GROUP] = {"group", SENSITIVITY}, [KEY_BY] = {"by", SENSITIVITY}, [KEY_MOMENTS] = {"moments", SENSITIVITY},
+    [KEY_MEMORY] = {"memory", ANY},
 };
 
 static int kind_of(const char *what)
@@ -76,6 +95,8 @@ static int kind_of(const char *what)
         return KL;
     if (!strcmp(what, "all"))
         return ALL;
+    if (!strcmp(what, "sensitivity"))
+        return SENSITIVITY;
     for (int i = 0; task_names[i]; i++)
         if (!strcmp(what, task_names[i]))
             return TASK;
@@ -88,7 +109,7 @@ static _Noreturn void unknown(const char *what)
 
     for (int i = 0; task_names[i]; i++)
         text_format(&names, ", %s", task_names[i]);
-    die(EX_USAGE, "'%s' can't be measured; there are perplexity, kl%s, all", what, names.data);
+    die(EX_USAGE, "'%s' can't be measured; there are perplexity, kl%s, all, sensitivity", what, names.data);
 }
 
 static void check_operands(int kind)
@@ -104,8 +125,20 @@ static void check_operands(int kind)
     if ((kind == TASK || kind == ALL) && !strcmp(options.operand[1], "-"))
         die(EX_USAGE, "%s: the data must be a %s, not standard input", options.what, kind == ALL ? "directory" :
             "file or directory");
-    if (kind == ALL && !strcmp(options.operand[0], "-"))
-        die(EX_USAGE, "all: a model on standard input can be read once only; write it to a file first");
+    if ((kind == ALL || kind == SENSITIVITY) && !strcmp(options.operand[0], "-"))
+        die(EX_USAGE, "%s: a model on standard input can be read once only; write it to a file first", options.what);
+}
+
+static void check_sensitivity(void)
+{
+    options.sensitivity.text = options.text;
+    options.sensitivity.setting = options.setting;
+    if (!options.sensitivity.n_setting)
+        die(EX_USAGE, "sensitivity: --chi, --keep or --bits says what is tried");
+    if (options.given[KEY_GROUP] && !options.given[KEY_BITS])
+        die(EX_USAGE, "--group needs --bits");
+    for (int i = 0; i < options.sensitivity.n_setting; i++)
+        options.setting[i].dtype.group = options.group;
 }
 
 static void check(void)
@@ -123,6 +156,33 @@ static void check(void)
     if ((options.task.template || options.task.date) && !options.task.chat)
         die(EX_USAGE, "--%s needs --chat", options.task.template ? "template" : "date");
     check_operands(kind);
+    if (kind == SENSITIVITY)
+        check_sensitivity();
+}
+
+/* A list of ranks, parts or bits; what it takes to is added to the settings. */
+static void take_settings(int key, char *list)
+{
+    const char *option = key == KEY_CHI ? "--chi" : key == KEY_KEEP ? "--keep" : "--bits";
+    char *item;
+
+    while ((item = strsep(&list, ","))) {
+        struct sensitivity_setting setting = {.dtype = {.kind = DTYPE_GROUP, .zero = ZERO_MIN}};
+
+        if (key == KEY_CHI)
+            setting.chi = option_int(option, item, 1, 1 << 20);
+        else if (key == KEY_KEEP)
+            setting.keep = option_real(option, item, 1e-6, 1);
+        else if ((setting.dtype.bits = (int)option_int(option, item, 2, 8)) == 7)
+            die(EX_USAGE, "--bits: 7 is not one of 2, 3, 4, 5, 6, 8");
+        if (options.sensitivity.n_setting == SETTINGS)
+            die(EX_USAGE, "sensitivity: more than %d settings", SETTINGS);
+        for (int i = 0; i < options.sensitivity.n_setting; i++)
+            if (options.setting[i].chi == setting.chi && options.setting[i].dtype.bits == setting.dtype.bits
+                && fabs(options.setting[i].keep - setting.keep) <= 0)
+                die(EX_USAGE, "%s: %s stands twice", option, item);
+        options.setting[options.sensitivity.n_setting++] = setting;
+    }
 }
 
 static void take_operand(char *value)
@@ -171,6 +231,17 @@ static error_t parse(int key, char *value, struct argp_state *state)
     case KEY_BATCH:
         options.task.batch = option_int("--batch", value, 1, 1024);
         return 0;
+    case KEY_CHI:
+    case KEY_KEEP:
+    case KEY_BITS:
+        return take_settings(key, value), 0;
+    case KEY_GROUP:
+        return options.group = (int)option_int("--group", value, 1, 1 << 20), 0;
+    case KEY_BY:
+        options.sensitivity.by = (enum sensitivity_by)option_word("--by", value, sensitivity_by_names);
+        return 0;
+    case KEY_MOMENTS:
+        return options.sensitivity.moments = value, 0;
     case KEY_MEMORY:
         options.measure.memory = option_size("--memory", value, 0);
         return 0;
@@ -186,14 +257,18 @@ static error_t parse(int key, char *value, struct argp_state *state)
 static const struct program program = {
     .name = "evaluate",
     .operands = "perplexity MODEL TEXT\nkl MODEL REFERENCE TEXT\nhellaswag|boolq|mmlu|triviaqa|gsm8k MODEL DATA\n"
-                "all MODEL DATADIR",
+                "all MODEL DATADIR\nsensitivity MODEL TEXT",
     .purpose = "Measure a model: perplexity, KL divergence from a reference, benchmarks.",
     .details = "Models are directories, GGUF files or streams, '-' for one on standard input; so is TEXT where no "
                "model is. A JSON object goes to standard output. Benchmarks are lm-evaluation-harness's, from the "
-               "official files of their data; `all` runs the five and the perplexity of DATADIR/wiki.test.raw, one after the "
-               "other, so that its MODEL can't be standard input.\n\n"
+               "official files of their data; `all` runs the five and the perplexity of DATADIR/wiki.test.raw, one "
+               "after the other, so that its MODEL can't be standard input.\n\n"
                "Perplexity: the text is tokenized once and cut into windows of the context length; the first token of "
-               "each isn't scored, and what fills no window at the end is left out. Standard errors are over windows.",
+               "each isn't scored, and what fills no window at the end is left out. Standard errors are over "
+               "windows.\n\n"
+               "Sensitivity: one unit after the other is compressed alone, and the changed model is held against the "
+               "unchanged one; a JSON line for each unit and setting. Lines are appended to --output, and what is "
+               "there already isn't measured again. MODEL can't be standard input.",
     .example = "  echo 'Once upon a time, there was a girl.' | evaluate perplexity model -\n"
                "  echo 'Once upon a time, there was a girl.' > text\n"
                "  extract-layer model | quantize --bits 4 | evaluate kl - model text",
@@ -283,6 +358,9 @@ int main(int argc, char **argv)
     options.measure.activations = (enum activations)common_options.activations;
     if ((rc = device_choose(common_options.device, &options.measure.device)))
         return rc;
+    if (kind_of(options.what) == SENSITIVITY)
+        return sensitivity_run(&options.measure, options.operand[0], options.operand[1], &options.sensitivity,
+                               common_options.output);
     if (!(rc = output_open(&output, common_options.output, false)) && !(rc = run(&report))) {
         text = json_document(report);
         if (!(rc = output_write(&output, text, strlen(text))))

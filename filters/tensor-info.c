@@ -61,8 +61,10 @@ static void print_text(const struct summary *summary)
     for (size_t i = 0; i < summary->n_weight && !options.summary; i++) {
         const struct weight *w = &summary->weight[i];
 
-        printf("%-56s %12lld B  %s%s%s\n", w->name, (long long)w->bytes, w->description, w->stored[0] ? "  from " : "",
-               w->stored);
+        printf("%-56s %12lld B  %s", w->name, (long long)w->bytes, w->description);
+        if (w->input.block)
+            printf(" after hadamard %lld", (long long)w->input.block);
+        printf("%s%s\n", w->stored[0] ? "  from " : "", w->stored);
     }
     for (size_t i = 0; i < json_count(summary->history) && !options.summary; i++) {
         struct json *entry = json_item(summary->history, i);

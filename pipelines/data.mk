@@ -1,4 +1,4 @@
-# Data sets: the text for perplexity and the documents of the five tasks, as their makers publish them. DATA names a directory
+# Data sets: the texts for perplexity and calibration, and the documents of the five tasks, as their makers publish them. DATA names a directory
 # that has (some of) them already, as they are or packed (.xz; directories .tar.xz); what it lacks is downloaded to $R/data.
 
 #: a directory with data sets (make fetch-data lists their names); what it lacks is downloaded
@@ -8,7 +8,7 @@ $(if $(DATA),$(if $(wildcard $(DATA)/.),,$(error DATA: there is no directory '$(
 
 # Of each set: the variable that says where it comes from, its file (and other names that it may have in DATA), the SHA-256 of
 # the download or of the file, what to take out of an archive.
-DATASETS := wikitext hellaswag boolq mmlu triviaqa gsm8k gsm8k_train
+DATASETS := wikitext wikitext_train hellaswag boolq mmlu triviaqa gsm8k gsm8k_train
 
 #: WikiText-2, raw; the zip is a copy of the one that research.metamind.io had
 WIKITEXT_URL := https://huggingface.co/datasets/ggml-org/ci/resolve/main/wikitext-2-raw-v1.zip
@@ -16,6 +16,12 @@ url.wikitext := WIKITEXT_URL
 file.wikitext := wiki.test.raw
 sum.wikitext := 173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08
 members.wikitext := wikitext-2-raw/wiki.test.raw
+
+# Its training set, for calibration.
+url.wikitext_train := WIKITEXT_URL
+file.wikitext_train := wiki.train.raw wikitext2_train_5k.txt
+sum.wikitext_train := $(sum.wikitext)
+members.wikitext_train := wikitext-2-raw/wiki.train.raw
 
 #: HellaSwag, validation
 HELLASWAG_URL := https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl

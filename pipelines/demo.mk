@@ -9,8 +9,15 @@ DEMO_TOKENS := 4096
 # The text for where WikiText-2 can't be downloaded.
 DEMO_TEXT := pipelines/data/shakespeare.txt
 
+# And where WikiText-2's training set can't: to calibrate on. Where it is the text itself, its first part is calibrated on, and its
+# last part is what is measured.
+demo_first = $R/data/shakespeare-first.txt
+demo_last = $R/data/shakespeare-last.txt
+# What the third row is chosen from, and how much text it looks at: little, to be quick.
+demo_look := SEQUENCES=16 CALIBRATION_CONTEXT=1024 CUT_CURVES='--keep 0.5' PACK_CURVES='--bits 2,3,4 --group 64 --scale-bits 6'
+
 TARGETS += demo
-#: install what is missing, fetch SmolLM2, cut it, and show sizes, perplexity, KL and a sample of text beside the source's
+#: install what is missing, fetch SmolLM2, cut it plainly and as aware at equal bytes, and show sizes, perplexity, KL and text
 demo:
 	@CC='$(CC)' pipelines/needs install build demo
 	@$(MAKE) --no-print-directory $(demo_jobs) build
@@ -21,14 +28,24 @@ demo:
 	    model=stories steps='$(DEMO_STORIES)'; \
 	fi; \
 	$(if $(TEXT),,if ! $(MAKE) --no-print-directory fetch-data TASKS= >/dev/null; then \
-	    echo 'demo: WikiText-2 cannot be fetched here; perplexity and KL are on $(DEMO_TEXT) (Tiny Shakespeare)'; \
-	    text=TEXT=$(DEMO_TEXT); \
+	    echo 'demo: WikiText-2 cannot be fetched here; perplexity and KL are on the last part of $(DEMO_TEXT) (Tiny Shakespeare)'; \
+	    text='TEXT=$(demo_last) CONTEXT=512'; \
+	fi;) \
+	mkdir -p $R/data; lines=$$(wc -l <$(DEMO_TEXT)); \
+	head -n $$((lines * 3 / 4)) $(DEMO_TEXT) >$(demo_first); tail -n +$$((lines * 3 / 4 + 1)) $(DEMO_TEXT) >$(demo_last); \
+	$(if $(CALIBRATION),,if ! $(MAKE) --no-print-directory fetch-calibration >/dev/null; then \
+	    echo 'demo: WikiText-2 cannot be fetched here; what layers see is looked at on the first part of $(DEMO_TEXT)'; \
+	    text="$$text CALIBRATION=$(demo_first)"; \
 	fi;) \
 	$(MAKE) --no-print-directory $(demo_jobs) "$$model-$$steps"; \
+	aware=$$(pipelines/budget $R/$$model/$$steps/sizes.json); \
+	$(MAKE) --no-print-directory $(demo_jobs) $(demo_reports) TASKS= TOKENS=$(DEMO_TOKENS) KL_TOKENS=$(DEMO_TOKENS) \
+	    $(demo_look) $$text; \
 	echo; \
-	$(MAKE) --no-print-directory $(demo_jobs) "$$model-$$steps.report" TASKS= BASELINES=dense TOKENS=$(DEMO_TOKENS) \
-	    KL_TOKENS=$(DEMO_TOKENS) $$text; \
-	$(MAKE) --no-print-directory "$$model-dense.sample" "$$model-$$steps.sample"
+	pipelines/compare $(wordlist 2,3,$(demo_reports)); \
+	$(MAKE) --no-print-directory "$$model-dense.sample" "$$model-$$aware.sample" $(demo_look) $$text
+
+demo_reports = $(foreach s,dense $$steps $$aware,$R/$$model/$s/report.json)
 
 # As many jobs as processors, unless the call said how many.
 demo_jobs = $(if $(findstring j,$(filter -j% --jobserver%,$(MAKEFLAGS))),,-j$(shell nproc))

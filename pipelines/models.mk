@@ -3,6 +3,7 @@
 #   ready.NAME    the files whose change makes it another model, when that is not source.NAME itself
 #   layers.NAME   how many layers it has; known without looking, so that `make -n` works before a download. Of a model at
 #                 hand it is counted when a goal asks for it
+#   large.NAME    not empty: what its layers see is looked at block by block, and not kept (pipelines/aware.mk)
 
 #: where pipelines put what they make, and what they download
 R := runs
@@ -43,6 +44,7 @@ source.granite := $(or $(GRANITE),$R/granite/source)
 GRANITE_INDEX := $R/granite/source/model.safetensors.index.json
 ready.granite := $(if $(GRANITE),$(call files_of,$(GRANITE)),$(GRANITE_INDEX))
 layers.granite = $(if $(GRANITE),$(call count,granite,$(GRANITE)),40)
+large.granite := yes
 
 $(GRANITE_INDEX):
 	pipelines/fetch-checkpoint '$(GRANITE_URL)' $(@D)
@@ -51,6 +53,7 @@ ifdef MODEL
 source.my := $(MODEL)
 ready.my := $(call files_of,$(MODEL))
 layers.my = $(call count,my,$(MODEL))
+large.my = $(shell [ "$$(du -Lsm '$(MODEL)' | cut -f1)" -lt 4000 ] || echo yes)
 endif
 
 TARGETS += fetch-smollm2 fetch-granite

@@ -90,7 +90,8 @@ $(foreach m,$(MODELS),$(eval $(call reports_of,$m)))
 
 # A sample of what a model writes, the most likely token each time.
 prompt = $(subst ','\'',$(PROMPT))
-sample = echo; echo '$1$(if $(call cuts,$1), (cut the plain way: no look at data, no healing)): "$(prompt) ..."'; \
+plainly = $(if $(or $(call ending,$1),$(findstring budget.plan,$(call sentence,$1))),,$(call cuts,$1))
+sample = echo; echo '$1$(if $(call plainly,$1), (cut the plain way: no look at data, no healing)): "$(prompt) ..."'; \
          generate $2 --prompt '$(prompt)' --max-tokens 40 $(if $V,--verbose,--quiet) | sed 's/^/    /'
 define samples_of
 $1-%.sample: $R/$1/%/model/config.json $R/$1/%/files $(BIN)/generate

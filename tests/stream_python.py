@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Streams read by python3-msgpack and numpy alone: FORMAT's examples, and matrices rebuilt from cores and packed codes. TAP."""
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import msgpack
 import numpy
@@ -20,38 +22,58 @@ def unpack_codes(data, bits, count):
     return (flat.reshape(count, bits).astype(int) << numpy.arange(bits)).sum(1)
 
 
+class Planes:
+    """The planes of a payload one after the other: each begins at a multiple of 64 bytes and has so many bytes per row."""
+
+    def __init__(self, payload, rows):
+        self.payload, self.rows, self.at = payload, rows, 0
+
+    def take(self, width):
+        start = -(-self.at // 64) * 64
+        self.at = start + self.rows * width
+        assert self.at <= len(self.payload)
+        return [self.payload[start + r * width: start + (r + 1) * width] for r in range(self.rows)]
+
+    def integers(self, bits, count):
+        return numpy.array([unpack_codes(row, bits, count) for row in self.take(-(-count * bits // 8))], "f4").reshape(self.rows, count)
+
+    def halves(self, count):
+        return numpy.frombuffer(b"".join(self.take(2 * count)), "<f2").reshape(self.rows, count).astype("f4")
+
+
 def decode_groups(dtype, shape, payload):
-    bits, group, zero = re.fullmatch(r"q(\d)-(\d+|row)-(none|int|min)", dtype).groups()
-    bits = int(bits)
+    bits, group, zero, scale_bits = re.fullmatch(r"q(\d)-(\d+|row)-(none|int|min)(?:-s([68]))?", dtype).groups()
+    bits, scale_bits = int(bits), int(scale_bits or 0)
     axes = list(shape)
     while len(axes) > 1 and axes[-1] == 1:
         axes.pop()
     length = axes[-1]
-    rows = int(numpy.prod(axes[:-1], dtype=int))
+    planes = Planes(payload, int(numpy.prod(axes[:-1], dtype=int)))
     group = length if group == "row" else int(group)
-    starts = range(0, length, group)
-    sizes = [(min(group, length - s) * bits + 7) // 8 for s in starts]
-    scale_at = -(-rows * sum(sizes) // 64) * 64
-    scale = numpy.frombuffer(payload, "<f2", rows * len(sizes), scale_at).reshape(rows, -1).astype("f4")
-    zero_at = -(-(scale_at + scale.size * 2) // 64) * 64
-    out = numpy.empty((rows, length), "f4")
-    for r in range(rows):
-        at = r * sum(sizes)
-        if zero == "int":
-            width = (len(sizes) * bits + 7) // 8
-            points = unpack_codes(payload[zero_at + r * width: zero_at + (r + 1) * width], bits, len(sizes))
-        elif zero == "min":
-            points = numpy.frombuffer(payload, "<f2", len(sizes), zero_at + r * len(sizes) * 2).astype("f4")
-        for g, start in enumerate(starts):
-            count = min(group, length - start)
-            codes = unpack_codes(payload[at: at + sizes[g]], bits, count)
-            at += sizes[g]
-            if zero == "min":
-                out[r, start:start + count] = scale[r, g] * codes.astype("f4") + points[g]
-            else:
-                offset = points[g] if zero == "int" else 2 ** (bits - 1)
-                out[r, start:start + count] = scale[r, g] * (codes - offset).astype("f4")
-    return out.reshape(shape)
+    counts = [min(group, length - start) for start in range(0, length, group)]
+    sizes = [-(-count * bits // 8) for count in counts]
+    packed = planes.take(sum(sizes))
+    groups, supers = len(counts), -(-len(counts) // 8)
+    scale = planes.integers(scale_bits, groups) if scale_bits else planes.halves(groups)
+    minimum, point = 0, 2 ** (bits - 1)
+    if zero == "int":
+        point = planes.integers(bits, groups)
+    elif zero == "min":
+        minimum = planes.integers(scale_bits, groups) if scale_bits else planes.halves(groups)
+        point = 0
+    if scale_bits:
+        scale = scale * planes.halves(supers).repeat(8, axis=1)[:, :groups]
+        if zero == "min":
+            minimum = minimum * planes.halves(supers).repeat(8, axis=1)[:, :groups]
+    assert planes.at == len(payload)
+    edges = numpy.cumsum([0] + sizes)
+    codes = numpy.array([numpy.concatenate([unpack_codes(row[edges[g]: edges[g + 1]], bits, counts[g]) for g in range(groups)])
+                         for row in packed], "f4")
+
+    def spread(numbers):
+        return numpy.broadcast_to(numbers, (planes.rows, groups)).astype("f4").repeat(counts, axis=1)
+
+    return (spread(scale) * (codes - spread(point)) + spread(minimum)).reshape(shape)
 
 
 def decode(record):
@@ -84,14 +106,31 @@ def read_stream(data):
         records.append(dict(record, payload=payload))
 
 
+def splitmix(seed, k):
+    z = (seed + (k + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def transform(signs, hadamard, n):
+    """T [n, n], dense."""
+    block = numpy.ones((1, 1))
+    while len(block) < hadamard:
+        block = numpy.block([[block, block], [block, -block]])
+    sign = [-1 if splitmix(signs, i // 64) >> i % 64 & 1 else 1 for i in range(n)]
+    return numpy.kron(numpy.eye(n // hadamard), block / hadamard**0.5) * sign
+
+
 def rebuild(records):
     """name -> matrix, from plain tensors and from the chains of cores."""
-    weights, chains = {}, {}
+    weights, chains, inputs = {}, {}, {}
     for r in records:
         if r["kind"] == "tensor":
             weights[r["name"]] = decode(r).astype("f4")
         elif r["kind"] == "core":
             chains.setdefault((r["name"], r["term"][0]), []).append(decode(r).astype("f8"))
+            inputs[r["name"]] = inputs.get(r["name"]) or r.get("input")
     for (name, _), cores in chains.items():
         product = cores[0]
         for core in cores[1:]:
@@ -99,6 +138,9 @@ def rebuild(records):
             a, o, p, i, j, c = product.shape
             product = product.reshape(a, o * p, i * j, c)
         weights[name] = weights.get(name, 0) + product[0, :, :, 0]
+    for name, turn in inputs.items():
+        if turn:
+            weights[name] = weights[name] @ transform(turn["signs"], turn["hadamard"], weights[name].shape[1])
     return weights
 
 
@@ -120,12 +162,31 @@ def test_bit_widths():
         assert list(unpack_codes(bytes.fromhex(packed), int(bits), len(codes))) == codes
 
 
-def test_group_example():
+def group_example(dtype, after):
+    """The payload of the row of five after these words of FORMAT, decoded, and its size."""
     text = format_text()
-    planes = [bytes.fromhex(re.search(r"^    %s +((?:[0-9a-f]{2} )+) " % name, text, re.M)[1]) for name in ("codes", "scale", "zero")]
-    payload = planes[0].ljust(64, b"\0") + planes[1].ljust(64, b"\0") + planes[2]
-    assert len(payload) == 132
-    assert decode_groups("q4-4-min", [5], payload).tolist() == [-4, 3.5, -1.5, 1, 1.75]
+    text = text[text.index(after):].split(" in all")[0]
+    planes = re.findall(r"^    (?:codes|scale|zero|factor) +((?:[0-9a-f]{2} ?)+?)(?: {2,}|$)", text, re.M)
+    payload = b"".join(bytes.fromhex(plane).ljust(64, b"\0") for plane in planes[:-1]) + bytes.fromhex(planes[-1])
+    return decode_groups(dtype, [5], payload).tolist(), len(payload), len(planes)
+
+
+def test_group_example():
+    assert group_example("q4-4-min", "A row of five") == ([-4, 3.5, -1.5, 1, 1.75], 132, 3)
+
+
+def test_super_example():
+    assert group_example("q4-4-min-s6", "The same codes") == ([-4, 3.5, -1.5, 1, -0.25], 258, 5)
+
+
+def test_transform_example():
+    seed, block, word, signs, row = re.search(r'"input": \{"signs": (\d+), "hadamard": (\d+)\}: z\(0\) is (\w+), so S is'
+                                              r" ([-\d ]+),\n.* W is ([-\d ]+)\.", format_text()).groups()
+    turn = transform(int(seed), int(block), 4)
+    assert splitmix(int(seed), 0) == int(word, 16)
+    assert (numpy.sign(turn[0]) == [int(s) for s in signs.split()]).all()
+    assert ([1, 2, 3, 4] @ turn).tolist() == [int(w) for w in row.split()]
+    assert numpy.allclose(turn @ turn.T, numpy.eye(4))
 
 
 def test_stream_example():
@@ -148,20 +209,72 @@ def test_rebuild(sentence, bound):
         assert error <= bound, (name, error)
 
 
+def stored_tensors(directory):
+    """name -> bytes of all tensors in a directory's safetensors files, and the maps of Lapidary's records."""
+    tensors, maps = {}, []
+    for name in sorted(os.listdir(directory)):
+        if not name.endswith(".safetensors"):
+            continue
+        with open(os.path.join(directory, name), "rb") as file:
+            data = file.read()
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        maps += json.loads(header.pop("__metadata__")["lapidary"])
+        for key, entry in header.items():
+            first, last = entry["data_offsets"]
+            width = {"U8": 1, "F16": 2}.get(entry["dtype"])
+            assert width is None or last - first == width * numpy.prod(entry["shape"], dtype=int), key
+            tensors[key] = data[start + first: start + last]
+    return tensors, maps
+
+
+def test_directory(options, dtype, suffixes):
+    """The planes that a directory holds, put together again, are the payloads of the stream's records of this dtype."""
+    with tempfile.TemporaryDirectory() as folder:
+        sentence = "extract-layer '%s' | quantize -q %s" % (MODEL, options)
+        _, records = read_stream(run(sentence))
+        run(sentence + " | assemble -q -o '%s/model'" % folder)
+        tensors, maps = stored_tensors(folder + "/model")
+    payloads = {r["name"]: r["payload"] for r in records}
+    maps = [record for record in maps if record["dtype"] == dtype]
+    assert len(maps) > 30
+    for record in maps:
+        planes = [tensors[record["name"] + suffix] for suffix in suffixes]
+        joined = b"".join(plane + bytes(-len(plane) % 64) for plane in planes[:-1]) + planes[-1]
+        assert joined == payloads[record["name"]], record["name"]
+
+
 def main():
     extract = "extract-layer '%s'" % MODEL
     tests = [("codes of each bit width as FORMAT shows them", test_bit_widths),
              ("the group example of FORMAT", test_group_example),
+             ("the transform example of FORMAT", test_transform_example),
+             ("the example with integer scales", test_super_example),
              ("the stream example of FORMAT, byte by byte", test_stream_example),
              ("matrices from two cores", lambda: test_rebuild(extract + " | mpo-decompose -q --chi 16", 1e-5)),
              ("matrices from three cores of f32", lambda: test_rebuild(
                  extract + " | mpo-decompose -q --chi 12 --sites 3 --force --dtype f32", 1e-5)),
              ("matrices from packed cores", lambda: test_rebuild(
-                 extract + " | mpo-decompose -q --chi 16 | quantize -q --bits 6 --group row", 1e-5))]
+                 extract + " | mpo-decompose -q --chi 16 | quantize -q --bits 6 --group row", 1e-5)),
+             ("packed matrices behind transforms", lambda: test_rebuild(
+                 extract + " | quantize -q --bits 4 --group 32 --rotate", 1e-6)),
+             ("packed cores behind transforms", lambda: test_rebuild(
+                 extract + " | mpo-decompose -q --chi 16 | quantize -q --bits 4 --group 16 --rotate=16 --seed 7", 1e-5))]
     for bits in (2, 3, 4, 5, 6, 8):
         for zero in ("none", "int", "min"):
             tests.append(("packed matrices, %d bits, %s" % (bits, zero), lambda b=bits, z=zero: test_rebuild(
                 extract + " | quantize -q --bits %d --group 48 --zero %s --embedding-bits %d" % (b, z, b), 1e-7)))
+    for bits, zero, scale in (2, "none", 6), (3, "int", 8), (3, "min", 6), (8, "min", 8):
+        options = "--bits %d --group 16 --zero %s --scale-bits %d --embedding-bits %d" % (bits, zero, scale, bits)
+        tests.append(("integer scales, %d bits, %s, %d bits" % (bits, zero, scale),
+                      lambda o=options: test_rebuild("%s | quantize -q %s" % (extract, o), 1e-7)))
+    tests += [("planes of a directory", lambda: test_directory(
+                  "--bits 3 --group 16", "q3-16-min", (".codes", ".scale", ".minimum"))),
+              ("planes with integer scales and zero points", lambda: test_directory(
+                  "--bits 3 --group 16 --zero int --scale-bits 6", "q3-16-int-s6", (".codes", ".scale", ".zero_point", ".scale_factor"))),
+              ("planes with integer scales and minima", lambda: test_directory(
+                  "--bits 3 --group 16 --scale-bits 8", "q3-16-min-s8",
+                  (".codes", ".scale", ".minimum", ".scale_factor", ".minimum_factor")))]
     failed = 0
     print("1..%d" % len(tests))
     for number, (name, test) in enumerate(tests, 1):

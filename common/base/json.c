@@ -35,6 +35,37 @@ int json_load(const char *path, struct json **value)
     return rc;
 }
 
+int json_text_lines(const char *text, size_t length, const char *name,
+                    int (*take)(void *context, const struct json *value, int64_t line), void *context)
+{
+    size_t at = 0, size;
+    int rc = EX_OK;
+
+    for (int64_t line = 1; !rc && at < length; line++, at += size + 1) {
+        const char *start = text + at, *feed = memchr(start, '\n', length - at);
+        char *what = xasprintf("%s, line %lld", name, (long long)line);
+        struct json *value = NULL;
+
+        size = feed ? (size_t)(feed - start) : length - at;
+        if (strspn(start, " \t\r") != size)
+            rc = (value = json_parse(start, size, what)) ? take(context, value, line) : EX_DATAERR;
+        json_drop(value);
+        free(what);
+    }
+    return rc;
+}
+
+int json_lines(const char *path, int (*take)(void *context, const struct json *value, int64_t line), void *context)
+{
+    struct text text = {0};
+    int rc = file_read(path, (size_t)1 << 30, &text);
+
+    if (!rc)
+        rc = json_text_lines(text.data, text.length, file_input_name(path), take, context);
+    text_free(&text);
+    return rc;
+}
+
 static void write_string(struct text *out, const json_t *value)
 {
     char *quoted = json_dumps(value, JSON_ENCODE_ANY);

@@ -91,6 +91,11 @@ struct device {
     void (*rope)(float *x, int64_t stride, int64_t n, int64_t n_head, int64_t head_dim, const int32_t *position,
                  const float *cosine, const float *sine);
 
+    /* y [n, d] = H (sign * x) of each row, H block-diagonal: of blocks H[i][j] = (-1)^popcount(i & j) / sqrt(block), a
+     * power of two that divides d. inverse: y = sign * (H x). sign [d] holds 1 and -1. y may be x. */
+    void (*hadamard)(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *sign, int64_t block,
+                     bool inverse, int64_t n, int64_t d);
+
     void (*attend)(const struct attention *attention);
 
     void (*silu_multiply)(float *gate, const float *up, int64_t count);       /* gate = gate / (1 + exp(-gate)) * up */

@@ -55,7 +55,8 @@ struct rows {
     float *y;
     const float *x, *weight, *sine;
     const int32_t *position;
-    int64_t y_stride, x_stride, n, d, piece, heads;
+    int64_t y_stride, x_stride, n, d, piece, heads, block;
+    bool inverse;
     double factor;
     const double *p_lse, *q_lse;
     double *result;
@@ -123,6 +124,19 @@ static void rope(float *x, int64_t stride, int64_t n, int64_t n_head, int64_t he
     if (n_head > 0)
         rows_run((struct rows){.one = rope_rows, .y = x, .y_stride = stride, .n = n, .d = n_head * head_dim,
                                .heads = n_head, .position = position, .weight = cosine, .sine = sine});
+}
+
+static void hadamard_rows(const struct rows *p, int64_t first, int64_t count)
+{
+    for (int64_t i = first; i < first + count; i++)
+        p->kernels->hadamard(p->y + i * p->y_stride, p->x + i * p->x_stride, p->weight, p->block, p->inverse, p->d);
+}
+
+static void hadamard(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *sign, int64_t block,
+                     bool inverse, int64_t n, int64_t d)
+{
+    rows_run((struct rows){.one = hadamard_rows, .y = y, .x = x, .y_stride = y_stride, .x_stride = x_stride, .n = n,
+                           .d = d, .weight = sign, .block = block, .inverse = inverse});
 }
 
 static void silu_rows(const struct rows *p, int64_t first, int64_t count)
@@ -197,7 +211,7 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
 const struct device device_cpu = {
     .name = "cpu", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
     .place = cpu_place, .displace = cpu_displace, .multiply = cpu_multiply, .gather = cpu_gather, .gemm = cpu_gemm,
-    .permute = cpu_permute, .rms_norm = rms_norm, .rope = rope, .attend = cpu_attend, .silu_multiply = silu_multiply,
-    .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale, .log_sum_exp = log_sum_exp,
-    .divergence = divergence,
+    .permute = cpu_permute, .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = cpu_attend,
+    .silu_multiply = silu_multiply, .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale,
+    .log_sum_exp = log_sum_exp, .divergence = divergence,
 };

@@ -50,27 +50,47 @@ static void pack_block(int bits, const unsigned char *codes, int64_t columns, un
         pack_plane(codes, columns, bits - low, low, out + low * 64);
 }
 
-static void copy_scales(const struct repacking *p, int64_t row, int r, unsigned char *tile, unsigned char *points)
+/* The factors of row r of a tile, one plane: [supers] halves. */
+static void copy_factors(const struct tiles *w, int64_t supers, const unsigned char *factor, unsigned char *tile)
+{
+    for (int64_t super = 0; super < supers; super++)
+        memcpy(tile + super * w->super_bytes, factor + super * 2, 2);
+}
+
+/* Integers of so many bits, or f16 where 0: one per group, to every group's head. */
+static void copy_numbers(const struct tiles *w, int bits, int64_t groups, const unsigned char *in,
+                         unsigned char *integers, int r, unsigned char *head)
+{
+    if (bits)
+        codes_unpack(bits, groups, groups, in, integers);
+    for (int64_t g = 0; g < groups; g++, head += w->group_bytes)
+        if (bits)
+            head[r] = integers[g];
+        else
+            memcpy(head + r * 2, in + g * 2, 2);
+}
+
+static void copy_scales(const struct repacking *p, int64_t row, int r, unsigned char *tile, unsigned char *integers)
 {
     const struct group_layout *l = &p->layout;
     const struct tiles *w = &p->to->tiles;
-    const uint16_t *scale = (const void *)(p->from->data + l->scale + row * l->groups * 2);
-    const unsigned char *zero = p->from->data + l->zero + row * l->zero_bytes;
+    const unsigned char *data = p->from->data, *zero = data + l->zero + row * l->zero_bytes;
+    unsigned char *head = tile + w->factor_bytes;
+    int bits = p->from->dtype.scale_bits, width = bits ? 1 : 2;
 
-    if (w->zero == ZERO_INT)
-        codes_unpack(w->bits, l->groups, l->groups, zero, points);
-    for (int64_t g = 0; g < l->groups; g++, tile += w->group_bytes) {
-        memcpy(tile + r * 2, scale + g, 2);
-        if (w->zero == ZERO_MIN)
-            memcpy(tile + (TILE + r) * 2, zero + g * 2, 2);
-        else if (w->zero == ZERO_INT)
-            tile[2 * TILE + r] = points[g];
-    }
+    copy_factors(w, l->supers, data + l->scale_factor + row * l->supers * 2, tile + r * 2);
+    copy_factors(w, l->minimum_supers, data + l->minimum_factor + row * l->minimum_supers * 2, tile + (TILE + r) * 2);
+    copy_numbers(w, bits, l->groups, data + l->scale + row * l->scale_bytes, integers, r, head);
+    if (w->zero == ZERO_MIN)
+        copy_numbers(w, bits, l->groups, zero, integers, r, head + TILE * width);
+    else if (w->zero == ZERO_INT)
+        copy_numbers(w, w->bits, l->groups, zero, integers, r, head + TILE * width);
 }
 
 static int64_t block_offset(const struct tiles *w, int64_t block)
 {
-    return block / w->group_blocks * w->group_bytes + w->head + block % w->group_blocks * w->bits * 64;
+    return w->factor_bytes + block / w->group_blocks * w->group_bytes + w->head
+           + block % w->group_blocks * w->bits * 64;
 }
 
 static void repack_tile(void *context, int64_t item, int thread)
@@ -79,7 +99,7 @@ static void repack_tile(void *context, int64_t item, int thread)
     const struct group_layout *l = &p->layout;
     const struct tiles *w = &p->to->tiles;
     unsigned char *tile = p->to->tile_data + item * w->tile_bytes;
-    unsigned char *codes = p->space + thread * (TILE * p->columns + l->groups), *points = codes + TILE * p->columns;
+    unsigned char *codes = p->space + thread * (TILE * p->columns + l->groups), *integers = codes + TILE * p->columns;
 
     memset(tile, 0, (size_t)w->tile_bytes);
     memset(codes, 0, (size_t)(TILE * p->columns));
@@ -87,7 +107,7 @@ static void repack_tile(void *context, int64_t item, int thread)
         int64_t row = item * TILE + r;
 
         codes_unpack(w->bits, l->length, l->group, p->from->data + row * l->code_bytes, codes + r * p->columns);
-        copy_scales(p, row, r, tile, points);
+        copy_scales(p, row, r, tile, integers);
     }
     for (int64_t k = 0; k < w->blocks; k++)
         pack_block(w->bits, codes + k * BLOCK, p->columns, tile + block_offset(w, k));
@@ -96,16 +116,19 @@ static void repack_tile(void *context, int64_t item, int thread)
 static void repack(struct cpu_matrix *matrix, struct tensor *tensor, const struct group_layout *layout)
 {
     struct tiles *w = &matrix->tiles;
-    int64_t count = (layout->rows + TILE - 1) / TILE;
+    int64_t count = (layout->rows + TILE - 1) / TILE, number;
     struct repacking p = {tensor, *layout, matrix, 0, NULL};
 
     w->bits = tensor->dtype.bits;
     w->zero = tensor->dtype.zero;
     w->blocks = (layout->length + BLOCK - 1) / BLOCK;
     w->group_blocks = layout->groups == 1 ? w->blocks : layout->group / BLOCK;
-    w->head = TILE * (w->zero == ZERO_MIN ? 4 : w->zero == ZERO_INT ? 3 : 2);
+    w->super_bytes = !layout->supers ? 0 : TILE * (layout->minimum_supers ? 4 : 2);
+    w->factor_bytes = layout->supers * w->super_bytes;
+    number = layout->supers ? 1 : 2;
+    w->head = TILE * (number + (w->zero == ZERO_MIN ? number : w->zero == ZERO_INT ? 1 : 0));
     w->group_bytes = w->head + w->group_blocks * w->bits * 64;
-    w->tile_bytes = (w->blocks * w->bits * 64 + layout->groups * w->head + 63) / 64 * 64;
+    w->tile_bytes = (w->factor_bytes + w->blocks * w->bits * 64 + layout->groups * w->head + 63) / 64 * 64;
     p.columns = w->blocks * BLOCK;
     p.space = xmallocarray((size_t)parallel_threads(), (size_t)(TILE * p.columns + layout->groups));
     matrix->layout = LAYOUT_TILES;
@@ -188,24 +211,38 @@ static int plane_code(const unsigned char *plane, int width, int r, int j, int c
     return plane[j / per * 64 + 4 * r + c] >> width * (j % per) & ((1 << width) - 1);
 }
 
+/* Scale and minimum of row r in a group. */
+static void group_numbers(const struct tiles *w, const unsigned char *tile, int64_t group, int r, float *scale,
+                          float *minimum)
+{
+    const unsigned char *head = tile + w->factor_bytes + group * w->group_bytes;
+    const uint16_t *half = (const void *)(w->super_bytes ? tile + group / SUPER_GROUPS * w->super_bytes : head);
+
+    *scale = half_to_float(half[r]) * (w->super_bytes ? head[r] : 1);
+    *minimum = w->zero != ZERO_MIN ? 0 : half_to_float(half[TILE + r]) * (w->super_bytes ? head[TILE + r] : 1);
+}
+
 /* One row of the tiles, rounded as the reference rounds. */
 static void gather_tile_row(const struct tiles *w, int64_t row, int64_t columns, float *y)
 {
     const unsigned char *tile = w->data + row / TILE * w->tile_bytes;
     int r = (int)(row % TILE), low = w->bits == 8 ? 8 : w->bits >= 4 ? 4 : 2;
+    int64_t zeros = w->factor_bytes + TILE * (w->super_bytes ? 1 : 2) + r;      /* in a group, of zero points */
 
     for (int64_t k = 0; k < columns; k++) {
         const unsigned char *block = tile + block_offset(w, k / BLOCK);
-        const unsigned char *group = tile + k / BLOCK / w->group_blocks * w->group_bytes;
+        int64_t group = k / BLOCK / w->group_blocks;
         int j = (int)(k % BLOCK) / 4, c = (int)k % 4, code = plane_code(block, low, r, j, c);
-        float scale = half_to_float(((const uint16_t *)(const void *)group)[r]);
+        float scale, minimum;
 
+        group_numbers(w, tile, group, r, &scale, &minimum);
         if (w->bits > low)
             code |= plane_code(block + low * 64, w->bits - low, r, j, c) << low;
         if (w->zero == ZERO_MIN)
-            y[k] = scale * (float)code + half_to_float(((const uint16_t *)(const void *)group)[TILE + r]);
+            y[k] = scale * (float)code + minimum;
         else
-            y[k] = scale * (float)(code - (w->zero == ZERO_INT ? group[2 * TILE + r] : 1 << (w->bits - 1)));
+            y[k] = scale * (float)(code - (w->zero == ZERO_INT ? tile[zeros + group * w->group_bytes]
+                                                               : 1 << (w->bits - 1)));
     }
 }
 

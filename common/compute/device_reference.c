@@ -188,6 +188,31 @@ static void rope(float *x, int64_t stride, int64_t n, int64_t n_head, int64_t he
             }
 }
 
+static void hadamard_block(float *y, const float *x, const float *sign, int64_t block, bool inverse, double *sum)
+{
+    for (int64_t i = 0; i < block; i++) {
+        sum[i] = 0;
+        for (int64_t j = 0; j < block; j++) {
+            double term = (double)x[j] * (inverse ? 1.0 : (double)sign[j]);
+
+            sum[i] += __builtin_parityll((uint64_t)(i & j)) ? -term : term;
+        }
+    }
+    for (int64_t i = 0; i < block; i++)
+        y[i] = (float)(sum[i] / sqrt((double)block) * (inverse ? (double)sign[i] : 1.0));
+}
+
+static void hadamard(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *sign, int64_t block,
+                     bool inverse, int64_t n, int64_t d)
+{
+    double *sum = xmallocarray((size_t)block, sizeof *sum);
+
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < d; j += block)
+            hadamard_block(y + i * y_stride + j, x + i * x_stride + j, sign + j, block, inverse, sum);
+    free(sum);
+}
+
 /* One query of one head: weight and sum hold doubles for all positions and for head_dim. */
 static void attend_query(const struct attention *a, int64_t i, int64_t head, double *weight, double *sum)
 {
@@ -296,6 +321,7 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
 const struct device device_reference = {
     .name = "reference", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
     .place = place, .displace = displace, .multiply = multiply, .gather = gather, .gemm = gemm, .permute = permute,
-    .rms_norm = rms_norm, .rope = rope, .attend = attend, .silu_multiply = silu_multiply, .add_scaled = add_scaled,
-    .add_bias = add_bias, .scale = scale, .log_sum_exp = log_sum_exp, .divergence = divergence,
+    .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = attend, .silu_multiply = silu_multiply,
+    .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale, .log_sum_exp = log_sum_exp,
+    .divergence = divergence,
 };

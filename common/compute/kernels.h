@@ -21,15 +21,19 @@ enum {
 /* A packed matrix in tiles of 16 rows (missing rows have scale 0). A tile is read from its first byte to its last,
  * group after group, since memory likes nothing better:
  *
- * scale    f16 [16]
- * zero     int: u8 [16]; min: f16 [16]; none: nothing
+ * scale    f16 [16], or integers: u8 [16]
+ * zero     int: u8 [16]; min: as scale; none: nothing
  * codes    [blocks of the group][bits * 64 bytes]: a block is 16 rows x 32 columns. Its codes are eight vectors
  *          w[0..7] of 64 bytes, w[j] byte 4 r + c being row r, column 4 j + c; they are stored as planes of 4, 2, 1
  *          or 8 bits, the low bits first (3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2). A plane of b bits is b vectors: byte i of
- *          vector v holds byte i of w[8/b v + f] at bit b f. */
+ *          vector v holds byte i of w[8/b v + f] at bit b f.
+ *
+ * Where scales are integers, the factors of all super-blocks stand before the groups: f16 [16] of scales, and f16 [16]
+ * of minima (min). */
 struct tiles {
     const unsigned char *data;
     int64_t tile_bytes, group_bytes, head;      /* head: of a group, before its codes */
+    int64_t factor_bytes, super_bytes;          /* of all factors, of those of a super-block; 0: scales are f16 */
     int64_t blocks, group_blocks;               /* per row, per group (the last may have fewer) */
     int bits;
     enum dtype_zero zero;
@@ -75,6 +79,7 @@ struct kernels {
     void (*round)(const float *x, int64_t columns, int64_t blocks, int8_t *codes, float *scale, float *sum);
     void (*rms_norm)(float *y, const float *x, const float *weight, int64_t d, double epsilon);
     void (*rope)(float *x, int64_t n_head, int64_t head_dim, const float *cosine, const float *sine);
+    void (*hadamard)(float *y, const float *x, const float *sign, int64_t block, bool inverse, int64_t d);
     void (*silu_multiply)(float *gate, const float *up, int64_t count);
     void (*add_scaled)(float *x, const float *y, float factor, int64_t count);
     void (*scale)(float *x, float factor, int64_t count);

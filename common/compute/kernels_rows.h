@@ -146,6 +146,56 @@ static void rope(float *x, int64_t n_head, int64_t head_dim, const float *restri
     }
 }
 
+/* Sums and differences of lanes that lie 1, 2, 4, ... apart, below width. */
+INLINE vf vf_hadamard(vf v, int64_t width)
+{
+    UNROLL
+    for (int h = 1; h < LANES; h *= 2)
+        if (h < width) {
+            vi lanes = vi_lanes(), flip = ((lanes & h) != 0) << 31;
+
+            v = __builtin_shuffle(v, lanes ^ h) + (vf)((vi)v ^ flip);
+        }
+    return v;
+}
+
+/* The fast transform: each sum is of the same two numbers with any instruction set, so the bytes are, too. */
+static void hadamard_block(float *y, int64_t block)
+{
+    for (int64_t h = LANES; h < block; h *= 2)
+        for (int64_t i = 0; i < block; i += 2 * h)
+            for (int64_t j = i; j < i + h; j += LANES) {
+                vf a = vf_load(y + j), b = vf_load(y + j + h);
+
+                vf_store(y + j, a + b);
+                vf_store(y + j + h, a - b);
+            }
+}
+
+static void hadamard(float *y, const float *x, const float *sign, int64_t block, bool inverse, int64_t d)
+{
+    int64_t span = block < LANES ? LANES : block, j;
+    float factor = 1 / sqrtf((float)block);
+
+    for (int64_t first = 0; first + LANES <= d; first += span) {
+        for (j = first; j < first + span; j += LANES) {
+            vf v = vf_load(x + j) * factor;
+
+            vf_store(y + j, vf_hadamard(inverse ? v : v * vf_load(sign + j), block));
+        }
+        hadamard_block(y + first, block);
+    }
+    if ((j = d / LANES * LANES) < d) {               /* blocks of less than LANES */
+        vf v = vf_load_part(x + j, d - j) * factor;
+        float part[LANES];
+
+        vf_store(part, vf_hadamard(inverse ? v : v * vf_load_part(sign + j, d - j), block));
+        memcpy(y + j, part, (size_t)(d - j) * sizeof *y);
+    }
+    for (j = 0; inverse && j < d; j++)
+        y[j] *= sign[j];
+}
+
 static void silu_multiply(float *gate, const float *up, int64_t count)
 {
     int64_t j = 0;

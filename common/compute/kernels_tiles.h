@@ -20,18 +20,28 @@ INLINE void block_codes(const int bits, const unsigned char *block, int row, vi 
     }
 }
 
-/* w = scale * code + offset for the lanes that start at row `row`, in the group that begins here. */
-INLINE void group_affine(const struct tiles *w, const unsigned char *group, int row, vf *scale, vf *offset)
+/* w = scale * code + offset for the lanes that start at row `row`, in group number `group` of a tile, which begins at
+ * `at`. */
+INLINE void group_affine(const struct tiles *w, const unsigned char *tile, int64_t group, const unsigned char *at,
+                         int row, vf *scale, vf *offset)
 {
-    const unsigned char *zero = group + 2 * TILE;
+    const uint16_t *half = (const uint16_t *)(const void *)at + row;
+    const unsigned char *zero = at + 2 * TILE + row;
 
-    *scale = vf_from_half((const uint16_t *)(const void *)group + row);
-    if (w->zero == ZERO_MIN)
-        *offset = vf_from_half((const uint16_t *)(const void *)zero + row);
-    else if (w->zero == ZERO_INT)
-        *offset = -*scale * vf_from_bytes(zero + row);
-    else
+    if (w->super_bytes) {
+        half = (const uint16_t *)(const void *)(tile + group / SUPER_GROUPS * w->super_bytes) + row;
+        zero = at + TILE + row;
+        *scale = vf_from_half(half) * vf_from_bytes(at + row);
+    } else
+        *scale = vf_from_half(half);
+    if (w->zero == ZERO_NONE)
         *offset = *scale * (float)-(1 << (w->bits - 1));
+    else if (w->zero == ZERO_INT)
+        *offset = -*scale * vf_from_bytes(zero);
+    else if (w->super_bytes)
+        *offset = vf_from_half(half + TILE) * vf_from_bytes(zero);
+    else
+        *offset = vf_from_half(half + TILE);
 }
 
 /* out [T][16]. Of each block the sum of code * x is exact; scale * scale of x * that, and offset * scale of x * the sum
@@ -39,20 +49,21 @@ INLINE void group_affine(const struct tiles *w, const unsigned char *group, int 
 INLINE void int8_lanes(const int bits, const int t, const struct tiles *w, const unsigned char *tile, int row,
                        const int8_t *codes, const float *x_scale, const float *x_sum, int64_t blocks, float *out)
 {
+    const unsigned char *at = tile + w->factor_bytes;
     vf sum[8], scale = {0}, offset = {0};
-    int64_t left = 0;
+    int64_t left = 0, group = 0;
 
     UNROLL for (int b = 0; b < t; b++)
         sum[b] = (vf){0};
-    for (int64_t k = 0; k < blocks; k++, codes += BLOCK, tile += bits * 64) {
+    for (int64_t k = 0; k < blocks; k++, codes += BLOCK, at += bits * 64) {
         vi line[8];
 
         if (left-- == 0) {
-            group_affine(w, tile, row, &scale, &offset);
+            group_affine(w, tile, group++, at, row, &scale, &offset);
             left = w->group_blocks - 1;
-            tile += w->head;
+            at += w->head;
         }
-        block_codes(bits, tile, row, line);
+        block_codes(bits, at, row, line);
         UNROLL for (int b = 0; b < t; b++) {
             vi dot = {0};
 
@@ -112,7 +123,7 @@ static void tile_int8(const struct tiles *w, int64_t tile, const struct rounded 
 }
 
 /* Column c (0..3) of a vector of codes as f32 weights: scale and offset are exact, so this rounds as the reference
- * does. */
+ * does (but for the last bit where an integer scale times a code has more than 24). */
 INLINE vf weights(vi line, int c, vf scale, vf offset)
 {
     return vf_fma(scale, vf_of(line >> 8 * c & 255), offset);
@@ -121,20 +132,21 @@ INLINE vf weights(vi line, int c, vf scale, vf offset)
 INLINE void f32_lanes(const int bits, const int t, const struct tiles *w, const unsigned char *tile, int row,
                       const float *x, int64_t x_stride, float *out)
 {
+    const unsigned char *at = tile + w->factor_bytes;
     vf sum[4][2], scale = {0}, offset = {0};
-    int64_t left = 0;
+    int64_t left = 0, group = 0;
 
     UNROLL for (int b = 0; b < t; b++)
         sum[b][0] = sum[b][1] = (vf){0};
-    for (int64_t k = 0; k < w->blocks; k++, x += BLOCK, tile += bits * 64) {
+    for (int64_t k = 0; k < w->blocks; k++, x += BLOCK, at += bits * 64) {
         vi line[8];
 
         if (left-- == 0) {
-            group_affine(w, tile, row, &scale, &offset);
+            group_affine(w, tile, group++, at, row, &scale, &offset);
             left = w->group_blocks - 1;
-            tile += w->head;
+            at += w->head;
         }
-        block_codes(bits, tile, row, line);
+        block_codes(bits, at, row, line);
         UNROLL for (int j = 0; j < 8; j++)
             UNROLL for (int c = 0; c < 4; c++) {
                 vf value = weights(line[j], c, scale, offset);
@@ -174,12 +186,13 @@ INLINE void panel_lanes(const int bits, const struct tiles *w, const unsigned ch
                         int64_t count, float *panel)
 {
     for (int64_t k = first; k < first + count; k++, panel += BLOCK * PANEL) {
-        const unsigned char *group = tile + k / w->group_blocks * w->group_bytes;
+        int64_t group = k / w->group_blocks;
+        const unsigned char *at = tile + w->factor_bytes + group * w->group_bytes;
         vf scale, offset;
         vi line[8];
 
-        group_affine(w, group, row, &scale, &offset);
-        block_codes(bits, group + w->head + k % w->group_blocks * bits * 64, row, line);
+        group_affine(w, tile, group, at, row, &scale, &offset);
+        block_codes(bits, at + w->head + k % w->group_blocks * bits * 64, row, line);
         UNROLL for (int j = 0; j < 8; j++)
             UNROLL for (int c = 0; c < 4; c++)
                 vf_store(panel + (4 * j + c) * PANEL, weights(line[j], c, scale, offset));

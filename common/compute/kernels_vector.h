@@ -62,6 +62,18 @@ INLINE vf vf_of(vi v)
     return __builtin_convertvector(v, vf);
 }
 
+/* 0, 1, 2, ... */
+INLINE vi vi_lanes(void)
+{
+#if KERNELS_LEVEL == 512
+    return (vi){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif KERNELS_LEVEL == 2
+    return (vi){0, 1, 2, 3, 4, 5, 6, 7};
+#else
+    return (vi){0, 1, 2, 3};
+#endif
+}
+
 /* Lane by lane: a where the mask is -1, b where it is 0. */
 INLINE vf vf_select(vi mask, vf a, vf b)
 {
@@ -115,16 +127,6 @@ INLINE vf vf_from_bfloat(const uint16_t *x)
     return (vf)(__builtin_convertvector(v, vi) << 16);
 }
 
-/* One byte per lane. */
-INLINE vf vf_from_bytes(const unsigned char *x)
-{
-    typedef uint8_t vb __attribute__((vector_size(LANES)));
-    vb v;
-
-    memcpy(&v, x, sizeof v);
-    return vf_of(__builtin_convertvector(v, vi));
-}
-
 #if KERNELS_LEVEL == 512
 INLINE vf vf_fma(vf a, vf b, vf c)
 {
@@ -150,6 +152,12 @@ INLINE vf vf_round(vf a)
 INLINE vf vf_from_half(const uint16_t *x)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i_u *)x));
+}
+
+/* One byte per lane. */
+INLINE vf vf_from_bytes(const unsigned char *x)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i_u *)x)));
 }
 
 /* sum + the four products of bytes in each lane: w unsigned, x signed (the same in all lanes). */
@@ -181,6 +189,11 @@ INLINE vf vf_round(vf a)
 INLINE vf vf_from_half(const uint16_t *x)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u *)x));
+}
+
+INLINE vf vf_from_bytes(const unsigned char *x)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)x)));
 }
 
 /* By even and odd bytes as 16 bits: vpmaddubsw would saturate. */
@@ -220,6 +233,15 @@ INLINE vf vf_from_half(const uint16_t *x)
 
     for (int i = 0; i < LANES; i++)
         v[i] = half_to_float(x[i]);
+    return vf_load(v);
+}
+
+INLINE vf vf_from_bytes(const unsigned char *x)
+{
+    float v[LANES];
+
+    for (int i = 0; i < LANES; i++)
+        v[i] = x[i];
     return vf_load(v);
 }
 

@@ -57,6 +57,27 @@ int linalg_eigenvalues(int64_t n, double *g, double *values);
  * Workspace 16 n^2 bytes, about 6 n^3 operations on one thread. EX_SOFTWARE after a message. LAPACK dsyevd. */
 int linalg_eigh(int64_t n, double *g, double *values);
 
+/* The same for the leading vectors alone: rows 0..count-1 of g become the vectors of values[0..count-1]; all values are
+ * set. Only the upper triangle of g is read. Workspace 16 n^2 bytes. The reduction to a tridiagonal matrix (4/3 n^3
+ * operations) and its vectors, by divide and conquer, run on one thread, turning them back (2 count n^2) on all.
+ * EX_SOFTWARE after a message. LAPACK dsytrd, dstedc, dormtr. */
+int linalg_eigh_leading(int64_t n, int64_t count, double *g, double *values);
+
+/* a = r' r in place, in parallel tiles, for a matrix that is safely positive definite: the upper triangle of a [n, n]
+ * becomes r, only that triangle is read. False, and nothing said, where a isn't positive definite; then it is
+ * destroyed. n^3 / 3 operations, no memory beside. */
+bool linalg_cholesky(int64_t n, double *a);
+
+/* The same for a positive semidefinite matrix: a[pivot[i], pivot[j]] = (r' r)[i, j], the lower triangle is work space.
+ * Returns the rank, the rows of r that count: where all pivots are above tolerance times the largest diagonal entry, n,
+ * and pivot is 0, 1, ...; otherwise what is below it, brought to the end, is left out, and all is done by one thread.
+ * LAPACK dpstrf. */
+int64_t linalg_cholesky_pivoted(int64_t n, double *a, double tolerance, int *pivot);
+
+/* x = x r^-1, or with turned x = x r'^-1, in place: x [rows, n] row-major, r the upper triangle in n rows of length
+ * stride. rows n^2 operations, in parallel. */
+void linalg_solve64(double *x, int64_t rows, int64_t n, const double *r, int64_t stride, bool turned);
+
 /* Economy SVD a = u diag(s) vt, k = min(m, n): a [m, n] destroyed, u [m, k], s [k] descending, vt [k, n]. One thread.
  * EX_SOFTWARE after a message. LAPACK dgesdd. */
 int linalg_svd(struct matrix64 a, double *u, double *s, double *vt);

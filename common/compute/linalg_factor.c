@@ -96,6 +96,154 @@ int linalg_eigh(int64_t n, double *g, double *values)
     return EX_OK;
 }
 
+/* What turning the vectors of the tridiagonal matrix back needs: the reflectors that dsytrd left in g. */
+struct reflectors {
+    int64_t n, count;
+    const double *g, *tau;
+    double *vector;                         /* [count, n] */
+    double *work;                           /* [threads, work_size] */
+    int64_t work_size;
+};
+
+enum { BACK_TILE = 96 };
+
+static void turn_back(void *context, int64_t item, int thread)
+{
+    const struct reflectors *p = context;
+    int64_t first = item * BACK_TILE, width = p->count - first < BACK_TILE ? p->count - first : BACK_TILE;
+
+    LAPACKE_dormtr_work(LAPACK_COL_MAJOR, 'L', 'L', 'N', (int)p->n, (int)width, p->g, (int)p->n, p->tau,
+                        p->vector + first * p->n, (int)p->n, p->work + thread * p->work_size, (int)p->work_size);
+}
+
+/* g becomes the tridiagonal matrix (diagonal, beside) and its reflectors. */
+static void tridiagonalise(int64_t n, double *g, double *diagonal, double *beside, double *tau)
+{
+    double ask = 0, *work;
+
+    LAPACKE_dsytrd_work(LAPACK_COL_MAJOR, 'L', (int)n, g, (int)n, diagonal, beside, tau, &ask, -1);
+    work = xaligned((size_t)ask, sizeof *work);
+    LAPACKE_dsytrd_work(LAPACK_COL_MAJOR, 'L', (int)n, g, (int)n, diagonal, beside, tau, work, (int)ask);
+    free(work);
+}
+
+/* Vectors, in rows, of a tridiagonal matrix; its values, ascending, take the place of the diagonal. */
+static bool conquer(int64_t n, double *diagonal, double *beside, double *vector)
+{
+    lapack_int ask_int = 0, *work_int, info;
+    double ask = 0, *work;
+
+    LAPACKE_dstedc_work(LAPACK_COL_MAJOR, 'I', (int)n, diagonal, beside, vector, (int)n, &ask, -1, &ask_int, -1);
+    work = xaligned((size_t)ask, sizeof *work);
+    work_int = xmallocarray((size_t)ask_int, sizeof *work_int);
+    info = LAPACKE_dstedc_work(LAPACK_COL_MAJOR, 'I', (int)n, diagonal, beside, vector, (int)n, work, (lapack_int)ask,
+                               work_int, ask_int);
+    free(work);
+    free(work_int);
+    return info == 0;
+}
+
+int linalg_eigh_leading(int64_t n, int64_t count, double *g, double *values)
+{
+    struct reflectors p = {.n = n, .count = count, .g = g, .work_size = BACK_TILE * 64 + 65 * 64};
+    double *beside, *tau;
+    int rc = EX_OK;
+
+    assert(count >= 0 && count <= n);
+    if (n == 0)
+        return EX_OK;
+    if (n > 30000)
+        return fail(EX_SOFTWARE, "cannot find the eigenvalues of a matrix of order %lld: at most 30000", (long long)n);
+    beside = xmallocarray((size_t)n, sizeof *beside);
+    tau = xmallocarray((size_t)n, sizeof *tau);
+    p.vector = xaligned((size_t)(n * n), sizeof *p.vector);
+    tridiagonalise(n, g, values, beside, tau);
+    if (!conquer(n, values, beside, p.vector))
+        rc = fail(EX_SOFTWARE, "the symmetric eigensolver doesn't converge at order %lld", (long long)n);
+    if (!rc) {
+        reverse_rows(n, p.vector, values);
+        p.tau = tau;
+        p.work = xmallocarray((size_t)parallel_threads(), (size_t)p.work_size * sizeof *p.work);
+        parallel_for((count + BACK_TILE - 1) / BACK_TILE, turn_back, &p);
+        memcpy(g, p.vector, (size_t)(count * n) * sizeof *g);
+        for (int64_t i = 0; i < count; i++)
+            scale(g + i * n, n, 1, sign_of(g + i * n, n, 1));
+        free(p.work);
+    }
+    free(beside);
+    free(tau);
+    free(p.vector);
+    return rc;
+}
+
+/* Copies the upper triangle to the lower one, or back. */
+static void mirror(int64_t n, double *a, bool back)
+{
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < i; j++)
+            if (back)
+                a[j * n + i] = a[i * n + j];
+            else
+                a[i * n + j] = a[j * n + i];
+}
+
+int64_t linalg_cholesky_pivoted(int64_t n, double *a, double tolerance, int *pivot)
+{
+    double *diagonal = xmallocarray((size_t)n + 1, sizeof *diagonal), *work, most = 0;
+    lapack_int rank = (lapack_int)n;
+    bool good;
+
+    mirror(n, a, false);
+    for (int64_t i = 0; i < n; i++) {
+        diagonal[i] = a[i * n + i];
+        most = fmax(most, diagonal[i]);
+        pivot[i] = (int)i;
+    }
+    good = linalg_cholesky(n, a);
+    for (int64_t i = 0; i < n && good; i++)
+        good = a[i * n + i] * a[i * n + i] >= tolerance * most;
+    if (!good) {
+        mirror(n, a, true);
+        for (int64_t i = 0; i < n; i++)
+            a[i * n + i] = diagonal[i];
+        work = xmallocarray((size_t)n, 2 * sizeof *work);
+        LAPACKE_dpstrf_work(LAPACK_COL_MAJOR, 'L', (lapack_int)n, a, (lapack_int)n, pivot, &rank,
+                            fmax(tolerance * most, 1e-300), work);
+        for (int64_t i = 0; i < n; i++)
+            pivot[i]--;
+        free(work);
+    }
+    free(diagonal);
+    return rank;
+}
+
+struct solve64 {
+    double *x;
+    int64_t rows, n, stride;
+    const double *r;
+    bool turned;
+};
+
+enum { SOLVE_ROWS = 64 };
+
+static void solve64_item(void *context, int64_t item, int thread)
+{
+    const struct solve64 *p = context;
+    int64_t first = item * SOLVE_ROWS, rows = p->rows - first < SOLVE_ROWS ? p->rows - first : SOLVE_ROWS;
+
+    (void)thread;
+    cblas_dtrsm(CblasRowMajor, CblasRight, CblasUpper, p->turned ? CblasTrans : CblasNoTrans, CblasNonUnit, (int)rows,
+                (int)p->n, 1, p->r, (int)p->stride, p->x + first * p->n, (int)p->n);
+}
+
+void linalg_solve64(double *x, int64_t rows, int64_t n, const double *r, int64_t stride, bool turned)
+{
+    struct solve64 p = {x, rows, n, stride, r, turned};
+
+    if (n > 0)
+        parallel_for((rows + SOLVE_ROWS - 1) / SOLVE_ROWS, solve64_item, &p);
+}
+
 int linalg_svd(struct matrix64 a, double *u, double *s, double *vt)
 {
     lapack_int m = (lapack_int)a.rows, n = (lapack_int)a.columns, k = m < n ? m : n, info, *work_int;

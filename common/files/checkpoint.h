@@ -30,7 +30,7 @@ struct checkpoint {
     bool own;                    /* some record was not plain */
 
     struct record *record;       /* being written; borrowed */
-    struct plane plane[3];       /* of it, */
+    struct plane plane[GROUP_PLANES];    /* of it, */
     int n_plane, next_plane;     /* how many, and the one to begin next */
     int64_t at;                  /* payload taken */
     struct output file;          /* of a companion being written; closed for config.json, which is kept in */

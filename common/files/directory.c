@@ -191,7 +191,7 @@ static int add_tensors(struct model *model, struct directory *directory)
         item = model_add(model, &record);
         item->file = weight->file;
         item->place[0] = entry->at;
-        memcpy(item->stored, entry->stored, sizeof item->stored);
+        memcpy(item->stored, entry->stored, sizeof entry->stored);
     }
     return EX_OK;
 }

@@ -49,14 +49,17 @@ struct plane {
     int64_t at, bytes;           /* in the record's payload */
 };
 
-/* Names, shapes and places of the stored tensors of a record, in the order of its payload; how many (1 to 3).
+/* Names, shapes and places of the stored tensors of a record, in the order of its payload; how many: 1 to
+ * GROUP_PLANES.
  *     plain dtypes        BASE             as the record's dtype and shape
  *     group formats       BASE.codes       U8 [rows, code_bytes]
  *                         BASE.scale       F16 [rows, groups]
  *                         BASE.zero_point  U8 [rows, zero_bytes] (offset int), or BASE.minimum F16 [rows, groups] (min)
+ *       with scale_bits   BASE.codes, BASE.zero_point as above, BASE.scale and BASE.minimum U8 [rows, scale_bytes]
+ *                         BASE.scale_factor, BASE.minimum_factor F16 [rows, supers]
  *     all else            BASE             U8 [bytes]
  * BASE is the record's name, of a core followed by `.TERM.SITE`. */
-int directory_planes(const struct record *record, struct plane planes[3]);
+int directory_planes(const struct record *record, struct plane planes[GROUP_PLANES]);
 
 /* True where the record needs no map beside it: a tensor of a plain dtype with no further attributes. */
 bool directory_is_plain(const struct record *record);

@@ -17,24 +17,37 @@ static struct plane plane_of(const char *base, const char *suffix, struct dtype 
     return plane;
 }
 
-static int group_planes(const struct record *record, const char *base, struct plane planes[3])
+static struct plane plane_at(int64_t at, struct plane plane)
+{
+    plane.at = at;
+    return plane;
+}
+
+static int group_planes(const struct record *record, const char *base, struct plane planes[GROUP_PLANES])
 {
     struct group_layout l;
+    bool integers = record->dtype.scale_bits;
+    struct dtype number = integers ? DTYPE(U8) : DTYPE(F16);
+    int count = 0;
 
     if (!group_layout(record->dtype, record->rank, record->shape, &l))
         die(EX_SOFTWARE, "'%s': sizes were not checked", record->name);
-    planes[0] = plane_of(base, ".codes", DTYPE(U8), l.rows, l.code_bytes);
-    planes[1] = plane_of(base, ".scale", DTYPE(F16), l.rows, l.groups);
-    planes[1].at = l.scale;
-    if (record->dtype.zero == ZERO_NONE)
-        return 2;
-    planes[2] = record->dtype.zero == ZERO_INT ? plane_of(base, ".zero_point", DTYPE(U8), l.rows, l.zero_bytes)
-                                               : plane_of(base, ".minimum", DTYPE(F16), l.rows, l.groups);
-    planes[2].at = l.zero;
-    return 3;
+    planes[count++] = plane_of(base, ".codes", DTYPE(U8), l.rows, l.code_bytes);
+    planes[count++] = plane_at(l.scale, plane_of(base, ".scale", number, l.rows, integers ? l.scale_bytes : l.groups));
+    if (record->dtype.zero == ZERO_INT)
+        planes[count++] = plane_at(l.zero, plane_of(base, ".zero_point", DTYPE(U8), l.rows, l.zero_bytes));
+    else if (record->dtype.zero == ZERO_MIN)
+        planes[count++] = plane_at(l.zero, plane_of(base, ".minimum", number, l.rows,
+                                                    integers ? l.zero_bytes : l.groups));
+    if (integers)
+        planes[count++] = plane_at(l.scale_factor, plane_of(base, ".scale_factor", DTYPE(F16), l.rows, l.supers));
+    if (integers && record->dtype.zero == ZERO_MIN)
+        planes[count++] = plane_at(l.minimum_factor, plane_of(base, ".minimum_factor", DTYPE(F16), l.rows,
+                                                              l.minimum_supers));
+    return count;
 }
 
-int directory_planes(const struct record *record, struct plane planes[3])
+int directory_planes(const struct record *record, struct plane planes[GROUP_PLANES])
 {
     char *base = record->kind == RECORD_CORE ? xasprintf("%s.%d.%d", record->name, record->term, record->site)
                                              : xstrdup(record->name);
@@ -113,8 +126,8 @@ static struct weight *find_plane(struct directory *directory, const struct open_
 static int add_record(struct model *model, struct directory *directory, const struct open_file *shard,
                       struct record *record)
 {
-    struct plane planes[3];
-    struct weight *weight[3] = {0};
+    struct plane planes[GROUP_PLANES];
+    struct weight *weight[GROUP_PLANES] = {0};
     struct item *item;
     char name[DTYPE_NAME];
     int count;
@@ -134,7 +147,7 @@ static int add_record(struct model *model, struct directory *directory, const st
         item->place[p] = weight[p]->entry->at;
         item->stored_bytes += weight[p]->entry->bytes;
     }
-    snprintf(item->stored, sizeof item->stored, "%.15s", dtype_name(item->record.dtype, name));
+    snprintf(item->stored, sizeof item->stored, "%s", dtype_name(item->record.dtype, name));
     return EX_OK;
 }
 
@@ -167,7 +180,7 @@ int directory_lapidary_records(struct model *model, struct directory *directory,
 
 int directory_read_planes(const struct open_file *file, const struct item *item, int64_t from, size_t size, void *to)
 {
-    struct plane planes[3];
+    struct plane planes[GROUP_PLANES];
     int count = directory_planes(&item->record, planes), rc = EX_OK;
     int64_t end = from + (int64_t)size;
 

@@ -200,9 +200,9 @@ static void decode_q6_k(const unsigned char *block, int64_t count, float *out)
     }
 }
 
-#define PLAIN(number, kind, size) {number, #kind, 1, size, {DTYPE_##kind, 0, 0, 0}, NULL}
-#define BLOCK(number, text, elements, bytes, decode) {number, text, elements, bytes, {DTYPE_F32, 0, 0, 0}, decode}
-#define NAMED(number, text) {number, text, 0, 0, {DTYPE_F32, 0, 0, 0}, NULL}
+#define PLAIN(number, type, size) {number, #type, 1, size, {.kind = DTYPE_##type}, NULL}
+#define BLOCK(number, text, elements, bytes, decode) {number, text, elements, bytes, {.kind = DTYPE_F32}, decode}
+#define NAMED(number, text) {number, text, 0, 0, {.kind = DTYPE_F32}, NULL}
 
 static const struct gguf_format formats[] = {
     PLAIN(0, F32, 4), PLAIN(1, F16, 2), PLAIN(30, BF16, 2),

@@ -13,10 +13,10 @@ struct model;
 /* One record of the model and where its payload lies; containers keep what they need in place[] and detail. */
 struct item {
     struct record record;
-    char stored[16];             /* the type as the file names it: "BF16", "Q4_1", "q4-64-min", ... */
+    char stored[DTYPE_NAME];     /* the type as the file names it: "BF16", "Q4_1", "q4-64-min", ... */
     int64_t stored_bytes;        /* bytes it takes in the file */
     int file;                    /* index of an open file of the container, or -1: the bytes are in detail */
-    int64_t place[3];            /* offsets in the file, by plane of the payload */
+    int64_t place[GROUP_PLANES]; /* offsets in the file, by plane of the payload */
     void *detail;                /* the container's own; freed by its close */
 };
 

@@ -1,8 +1,8 @@
 /* decompose.c - decides whether an operator is to be decomposed, fits, rounds the cores and measures what they
  * give. */
-#include "fit/decompose.h"
+#include "fit/decompose_internal.h"
+#include "fit/moments_turn.h"
 #include "base/memory.h"
-#include "operator/difference.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -16,7 +16,7 @@ static int64_t least_bytes(const struct operator *op)
     return stored < two_each ? stored : two_each;
 }
 
-static bool saves(const struct operator *op, const struct decomposition *how, int64_t parameters)
+bool decompose_saves(const struct operator *op, const struct decomposition *how, int64_t parameters)
 {
     return how->force ? op->out * op->in > 0 : parameters <= (least_bytes(op) - 1) / dtype_size(how->dtype);
 }
@@ -70,127 +70,20 @@ static void close_matrix(struct operator *op, float *w, bool keep)
     }
 }
 
-static float largest(const struct tensor *core)
-{
-    const float *values = (const float *)(const void *)core->data;
-    float most = 0;
-
-    for (int64_t i = 0; i < tensor_count(core); i++)
-        most = fabsf(values[i]) > most ? fabsf(values[i]) : most;
-    return most;
-}
-
-/* f16 has little room at either end. Where a core leaves the middle of it, powers of two move from core to core,
- * which changes no digit and not their product. */
-static void balance(struct mpo *mpo)
-{
-    int n = mpo->shape.n_site, exponent[MPO_SITES], least = 0, most = 0, total = 0;
-
-    for (int k = 0; k < n; k++) {
-        float size = largest(&mpo->core[k]);
-
-        exponent[k] = size > 0 ? ilogbf(size) : 0;
-        least = exponent[k] < least ? exponent[k] : least;
-        most = exponent[k] > most ? exponent[k] : most;
-        total += exponent[k];
-    }
-    if (least > -7 && most < 14)
-        return;
-    for (int k = 0; k < n; k++) {
-        float *values = (float *)(void *)mpo->core[k].data;
-        int share = total / (n - k), shift = share - exponent[k];
-
-        total -= share;
-        for (int64_t i = 0; i < tensor_count(&mpo->core[k]); i++)
-            values[i] = ldexpf(values[i], shift);
-    }
-}
-
-/* The cores, rounded to the dtype, as an operator; they leave mpo. */
-static struct operator rounded(struct mpo *mpo, struct dtype dtype, const char *name)
-{
-    if (dtype.kind == DTYPE_F16)
-        balance(mpo);
-    for (int k = 0; k < mpo->shape.n_site && dtype.kind != DTYPE_F32; k++) {
-        struct tensor *core = &mpo->core[k], small = tensor_new(dtype, core->rank, core->shape);
-
-        tensor_set(&small, (const float *)(const void *)core->data);
-        tensor_free(core);
-        *core = small;
-    }
-    return operator_from_cores(name, mpo->shape.n_site, mpo->core);
-}
-
-/* One attempt: what was fitted within budget, as it is stored, and how far that is from W. */
-struct attempt {
-    struct mpo_budget budget;
-    struct mpo mpo;
-    struct operator fitted;
-    struct difference difference;
-};
-
-static void attempt_free(struct attempt *a)
-{
-    mpo_free(&a->mpo);
-    operator_free(&a->fitted);
-}
-
-static double attempt_error(const struct attempt *a)
-{
-    return difference_error(&a->difference);
-}
-
-static int attempt(struct attempt *a, const struct operator *op, const struct decomposition *how, float *w)
-{
-    double error, fitted;
-    int rc;
-
-    attempt_free(a);
-    rc = how->shape.n_site ? mpo_fit(w, op->name, &how->shape, &a->budget, &a->mpo)
-                           : mpo_fit_any(w, op->out, op->in, op->name, how->sites, &a->budget, &a->mpo);
-    if (rc)
-        return rc;
-    a->fitted = rounded(&a->mpo, how->dtype, op->name);
-    a->difference = operator_difference_from(w, &a->fitted);
-    /* Rounding each core to f16 adds 2^-12 of it at most; much more means that numbers fell off either end of f16. */
-    error = attempt_error(a);
-    fitted = mpo_error(&a->mpo);
-    if (how->dtype.kind == DTYPE_F16 && !(error <= fitted + 0x1p-6))
-        return fail(EX_DATAERR, "'%s': f16 can't hold its cores, which give an error of %.3g instead of %.3g: use "
-                    "--dtype bf16 or f32", op->name, error, fitted);
-    return EX_OK;
-}
-
-enum { ATTEMPTS = 4 };
-
-/* A tolerance holds for the cores as they are stored: what rounding adds is taken off it and the fit done again. */
-static int fit(struct attempt *a, const struct operator *op, const struct decomposition *how, float *w)
-{
-    int rc = attempt(a, op, how, w);
-
-    for (int i = 1; i < ATTEMPTS && !rc && how->budget.limit == MPO_TOLERANCE; i++) {
-        double error = attempt_error(a), fitted = mpo_error(&a->mpo), part = how->budget.part;
-        double left = part * part - 1.1 * (error * error - fitted * fitted);
-
-        if (error <= part || left <= 0)
-            break;
-        a->budget.exact = a->budget.exact || how->dtype.kind == DTYPE_F32;   /* a Gram matrix ends at about 1e-6 */
-        a->budget.part = sqrt(fmin(left, a->budget.part * a->budget.part * 0.99));
-        rc = attempt(a, op, how, w);
-    }
-    return rc;
-}
-
 static void tell(const struct operator *op, const struct decomposition *how, const struct decomposed *result,
                  const struct mpo *mpo)
 {
-    char shape[SHAPE_TEXT], tried[48] = "";
+    char shape[SHAPE_TEXT], tried[48] = "", weighted[48] = "";
     double budget = how->budget.part * (double)op->out * (double)op->in;
 
     if (mpo->tried > 1)
         snprintf(tried, sizeof tried, " (best of %d shapes)", mpo->tried);
-    inform("'%s': %s%s, %lld parameters of %lld, relative error %.4f", op->name, shape_print(&mpo->shape, shape), tried,
-           (long long)result->parameters, (long long)(op->out * op->in), difference_error(&result->difference));
+    if (how->moments)
+        snprintf(weighted, sizeof weighted, ", weighted %.6g",
+                 result->norm > 0 ? sqrt(result->error / result->norm) : 0);
+    inform("'%s': %s%s, %lld parameters of %lld, relative error %.4f%s%s", op->name, shape_print(&mpo->shape, shape),
+           tried, (long long)result->parameters, (long long)(op->out * op->in), difference_error(&result->difference),
+           weighted, result->sequential ? ", sequential target" : "");
     if (mpo->clipped && how->shape.n_site && how->budget.limit == MPO_CHI)
         note("'%s': chi %lld is more than the rank of a cut, which is taken instead", op->name,
              (long long)how->budget.chi);
@@ -206,32 +99,47 @@ static char *too_large(const struct operator *op, const struct decomposition *ho
                      (long long)least_bytes(op));
 }
 
+/* What misses the tolerance; NULL where it holds. The caller frees. */
+static char *misses(const struct attempt *a, const struct decomposition *how)
+{
+    char dtype[DTYPE_NAME];
+
+    if (how->budget.limit != MPO_TOLERANCE || a->reached <= how->budget.part)
+        return NULL;
+    return xasprintf("cores of %s come to an error of %.3g, more than %g, kept%s", dtype_name(how->dtype, dtype),
+                     a->reached, how->budget.part, how->dtype.kind == DTYPE_F32 ? "" : " (see --dtype f32)");
+}
+
 /* Why the operator stays as it is; NULL where it doesn't. The caller frees. */
 static char *reason_to_keep(const struct attempt *a, const struct operator *op, const struct decomposition *how)
 {
     int64_t parameters = operator_parameters(&a->fitted);
-    char dtype[DTYPE_NAME];
 
-    if (!saves(op, how, parameters))
-        return too_large(op, how, parameters);
-    if (how->budget.limit == MPO_TOLERANCE && attempt_error(a) > how->budget.part)
-        return xasprintf("cores of %s come to an error of %.3g, more than %g, kept%s", dtype_name(how->dtype, dtype),
-                         attempt_error(a), how->budget.part, how->dtype.kind == DTYPE_F32 ? "" : " (see --dtype f32)");
-    return NULL;
+    return decompose_saves(op, how, parameters) ? misses(a, how) : too_large(op, how, parameters);
+}
+
+static struct decomposed result_of(const struct attempt *a)
+{
+    return (struct decomposed){true, a->mpo.shape, operator_parameters(&a->fitted), a->difference, a->error,
+                               a->scale * a->scale, a->sequential};
 }
 
 static int decompose_matrix(struct operator *op, const struct decomposition *how, struct decomposed *result)
 {
-    struct attempt a = {.budget = how->budget};
-    float *w = open_matrix(op);
-    int rc = fit(&a, op, how, w);
-    char *reason = rc ? NULL : reason_to_keep(&a, op, how);
+    struct task task = {.name = op->name, .out = op->out, .in = op->in, .how = how,
+                        .h = how->moments ? &how->moments->h : NULL, .w = open_matrix(op)};
+    struct attempt a;
+    char *reason;
+    int rc;
 
-    close_matrix(op, w, rc || reason);
+    task.dense = task.w;
+    rc = attempt_best(&task, &a);
+    reason = rc ? NULL : reason_to_keep(&a, op, how);
+    close_matrix(op, task.w, rc || reason);
     if (reason)
         note("'%s': %s", op->name, reason);
     if (!rc && !reason) {
-        *result = (struct decomposed){true, a.mpo.shape, operator_parameters(&a.fitted), a.difference};
+        *result = result_of(&a);
         tell(op, how, result, &a.mpo);
         operator_free(op);
         *op = a.fitted;
@@ -242,10 +150,22 @@ static int decompose_matrix(struct operator *op, const struct decomposition *how
     return rc;
 }
 
+/* Whether a matrix can be decomposed at all. */
+static int check(const struct operator *op, const struct decomposition *how)
+{
+    char text[SHAPE_TEXT];
+
+    if (how->shape.n_site && !shape_fits(&how->shape, op->out, op->in))
+        return fail(EX_DATAERR, "'%s': shape %s isn't one of a %lld x %lld matrix", op->name,
+                    shape_print(&how->shape, text), (long long)op->out, (long long)op->in);
+    return EX_OK;
+}
+
 int decompose(struct operator *op, const struct decomposition *how, struct decomposed *result)
 {
-    char text[SHAPE_TEXT], *reason;
+    char *reason;
     int64_t parameters;
+    int rc;
 
     *result = (struct decomposed){0};
     if (!how->force && !operator_is_dense(op)) {
@@ -256,14 +176,101 @@ int decompose(struct operator *op, const struct decomposition *how, struct decom
         note("'%s': empty, kept", op->name);
         return EX_OK;
     }
-    if (how->shape.n_site && !shape_fits(&how->shape, op->out, op->in))
-        return fail(EX_DATAERR, "'%s': shape %s isn't one of a %lld x %lld matrix", op->name,
-                    shape_print(&how->shape, text), (long long)op->out, (long long)op->in);
+    if ((rc = check(op, how)))
+        return rc;
     parameters = expected_parameters(op, how);
-    if (saves(op, how, parameters))
+    if (decompose_saves(op, how, parameters))
         return decompose_matrix(op, how, result);
     reason = too_large(op, how, parameters);
     note("'%s': %s", op->name, reason);
     free(reason);
     return EX_OK;
+}
+
+/* Puts the chain of one operator behind the terms of another. */
+static void add_term(struct operator *op, struct operator *more)
+{
+    op->term = xreallocarray(op->term, (size_t)op->n_term + 1, sizeof *op->term);
+    op->term[op->n_term++] = more->term[0];
+    more->n_term = 0;
+    operator_free(more);
+}
+
+/* Why no term is to be added; NULL where one is. The caller frees. */
+static char *reason_to_leave(const struct task *task, const struct attempt *a)
+{
+    const struct decomposition *how = task->how;
+    int64_t parameters = operator_parameters(&a->fitted);
+
+    if (!how->force && parameters * dtype_size(how->dtype) >= 2 * task->out * task->in)
+        return xasprintf("%lld numbers in cores would take as much as the matrix itself, none added (--force adds)",
+                         (long long)parameters);
+    return misses(a, how);
+}
+
+static int add_residual(struct operator *op, const struct task *task, struct decomposed *result)
+{
+    struct attempt a;
+    char *reason;
+    int rc = attempt_best(task, &a);
+
+    if (rc)
+        return rc;
+    reason = reason_to_leave(task, &a);
+    if (reason) {
+        note("'%s': %s", op->name, reason);
+    } else {
+        *result = result_of(&a);
+        add_term(op, &a.fitted);
+        result->difference = operator_difference_from(task->dense, op);
+        tell(op, task->how, result, &a.mpo);
+    }
+    attempt_free(&a);
+    free(reason);
+    return EX_OK;
+}
+
+/* What is still to be fitted, in the coordinates of the terms; stored [out, in] becomes what they give. */
+static void remainder_of(const struct operator *op, const float *dense, float *stored, float *w)
+{
+    operator_dense(op, stored);
+    for (int64_t i = 0; i < op->out * op->in; i++)
+        w[i] = dense[i] - stored[i];
+    transform_rows(op->input, w, op->out, op->in);
+}
+
+int decompose_residual(struct operator *op, const float *dense, const struct decomposition *how,
+                       struct decomposed *result)
+{
+    size_t count = (size_t)(op->out * op->in);
+    float *stored, *w;
+    struct moments turned = {0};
+    struct task task = {.name = op->name, .out = op->out, .in = op->in, .how = how, .dense = dense,
+                        .h = how->moments ? &how->moments->h : NULL, .input = op->input};
+    double size;
+    int rc;
+
+    *result = (struct decomposed){0};
+    if ((rc = check(op, how)) || !count)
+        return rc;
+    stored = xaligned(count, sizeof *stored);
+    w = xaligned(count, sizeof *w);
+    remainder_of(op, dense, stored, w);
+    task.scale = weighted_size(task.h, dense, task.out, task.in);
+    if (task.h && op->input.block) {
+        moments_turn(task.h, op->input, op->in, &turned);
+        task.h = &turned;
+    }
+    task.w = w;
+    task.stored = stored;
+    size = weighted_size(task.h, w, task.out, task.in);
+    if (size <= (how->budget.limit == MPO_TOLERANCE ? how->budget.part * task.scale : 0))
+        note("'%s': within an error of %.3g already, no term added", op->name,
+             task.scale > 0 ? size / task.scale : 0);
+    else
+        rc = add_residual(op, &task, result);
+    free(turned.packed);
+    free(stored);
+    free(w);
+    return rc;
 }

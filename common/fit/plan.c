@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/memory.h"
+#include "operator/transform.h"
 
 #include <fnmatch.h>
 #include <math.h>
@@ -102,33 +103,99 @@ static bool set_zero(struct plan_line *line, const char *value)
     return false;
 }
 
+static bool set_scale_bits(struct plan_line *line, const char *value)
+{
+    long long number;
+    bool good = whole(value, 0, 8, &number) && (number == 0 || number == 6 || number == 8);
+
+    line->scale_bits = (int)number;
+    return good;
+}
+
+static bool set_rotate(struct plan_line *line, const char *value)
+{
+    long long number;
+    bool good = whole(value, 0, TRANSFORM_BLOCK_MOST, &number) && number != 1 && !(number & (number - 1));
+
+    line->rotate = number;
+    return good;
+}
+
+static bool set_residual_chi(struct plan_line *line, const char *value)
+{
+    long long number;
+    bool good = whole(value, 0, 1 << 20, &number);
+
+    line->residual_chi = number;
+    return good;
+}
+
+static bool set_residual_bits(struct plan_line *line, const char *value)
+{
+    long long number;
+    bool good = whole(value, 2, 16, &number) && number != 7 && (number <= 8 || number == 16);
+
+    line->residual_bits = (int)number;
+    return good;
+}
+
+static const char widths[] = "2, 3, 4, 5, 6 or 8";
+
 static const struct {
     const char *key;
     bool (*set)(struct plan_line *line, const char *value);
+    const char *expected;
 } keys[] = {
-    {"chi", set_chi},     {"keep", set_keep},   {"tolerance", set_tolerance}, {"sites", set_sites},
-    {"shape", set_shape}, {"dtype", set_dtype}, {"bits", set_bits},           {"group", set_group},
-    {"zero", set_zero},
+    {"chi", set_chi, "1 or more"},
+    {"keep", set_keep, "above 0, to 1"},
+    {"tolerance", set_tolerance, "above 0, to 1"},
+    {"sites", set_sites, "2 to 16"},
+    {"shape", set_shape, "auto, or 2 to 16 sites like 20x256,640x16"},
+    {"dtype", set_dtype, "f32, f16 or bf16"},
+    {"bits", set_bits, widths},
+    {"group", set_group, "1 or more, or row"},
+    {"zero", set_zero, "none, int or min"},
+    {"scale_bits", set_scale_bits, "0, 6 or 8"},
+    {"rotate", set_rotate, "0, or a power of two from 2 to 65536"},
+    {"residual_chi", set_residual_chi, "0 or more"},
+    {"residual_bits", set_residual_bits, "2, 3, 4, 5, 6, 8 or 16"},
 };
 
 enum { N_KEY = sizeof keys / sizeof *keys };
 
+static int find_key(const char *key)
+{
+    int k = 0;
+
+    while (k < N_KEY && strcmp(key, keys[k].key) != 0)
+        k++;
+    return k;
+}
+
+const char *plan_set(struct plan_line *line, const char *key, const char *value)
+{
+    int k = find_key(key);
+
+    line->given |= 1u << k;
+    return keys[k].set(line, value) ? NULL : keys[k].expected;
+}
+
 static int parse_pair(struct plan_line *line, char *pair, const char *path, int number)
 {
     char *value = strchr(pair, '=');
+    const char *expected;
+    int k;
 
     if (!value)
         return fail(EX_DATAERR, "'%s', line %d: '%s' is not key=value", path, number, pair);
     *value++ = '\0';
-    for (int k = 0; k < N_KEY; k++)
-        if (!strcmp(pair, keys[k].key)) {
-            if (line->given & 1u << k)
-                return fail(EX_DATAERR, "'%s', line %d: %s stands twice", path, number, pair);
-            line->given |= 1u << k;
-            return keys[k].set(line, value) ? EX_OK : fail(EX_DATAERR, "'%s', line %d: bad value '%s' of %s", path,
-                                                           number, value, pair);
-        }
-    return fail(EX_DATAERR, "'%s', line %d: unknown key '%s'", path, number, pair);
+    if ((k = find_key(pair)) == N_KEY)
+        return fail(EX_DATAERR, "'%s', line %d: unknown key '%s'", path, number, pair);
+    if (line->given & 1u << k)
+        return fail(EX_DATAERR, "'%s', line %d: %s stands twice", path, number, pair);
+    if ((expected = plan_set(line, pair, value)))
+        return fail(EX_DATAERR, "'%s', line %d: %s is '%s', expected %s", path, number, pair, value, expected);
+    return EX_OK;
 }
 
 static int parse_line(struct plan *plan, char *text, const char *path, int number)

@@ -4,8 +4,9 @@
  *     GLOB key=value key=value ...
  *
  * The first line whose glob matches a weight's name counts. Keys: chi, keep, tolerance (one of the three), sites,
- * shape, dtype for mpo-decompose; bits, group, zero for quantize. Both programs read the same file, and each leaves
- * alone what its line gives no key of its own for. */
+ * shape, dtype for mpo-decompose; bits, and with it group, zero, scale_bits, rotate, residual_chi, residual_bits for
+ * quantize. Both programs read the same file, and each leaves alone what its line gives no key of its own for: one
+ * of the three to the one, bits to the other. */
 #ifndef FIT_PLAN_H
 #define FIT_PLAN_H
 
@@ -27,6 +28,10 @@ struct plan_line {
     int bits;                    /* 0: not given */
     int group;
     enum dtype_zero zero;
+    int scale_bits;              /* 0 (f16; the default), 6, 8 */
+    int64_t rotate;              /* 0 (no turn; the default), or a power of two from 2 on */
+    int64_t residual_chi;        /* 0 (none; the default) or more */
+    int residual_bits;           /* 0: not given; 2 to 8, or 16 for cores in f16 */
 };
 
 struct plan {
@@ -38,6 +43,9 @@ struct plan {
 
 /* Reads a file. EX_NOINPUT, or EX_DATAERR with file and line. *plan is the caller's; it is empty after an error. */
 int plan_read(struct plan *plan, const char *path);
+
+/* Sets a key of the above, as options do that mean the same. NULL, or where the value is bad what was expected. */
+const char *plan_set(struct plan_line *line, const char *key, const char *value);
 
 /* The line for a weight, or NULL. */
 const struct plan_line *plan_find(const struct plan *plan, const char *name);

@@ -2,7 +2,9 @@
 #include "fit/round.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "base/parallel.h"
+#include "tensor/scales.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -16,8 +18,9 @@ struct rounding {
     atomic_bool bad;
 };
 
-struct group {
-    uint16_t scale, zero;
+/* What a group holds. */
+struct span {
+    float least, most, extreme;  /* extreme: the value of largest magnitude */
 };
 
 static float clamp_code(float code, int bits)
@@ -27,115 +30,140 @@ static float clamp_code(float code, int bits)
     return code < 0 ? 0 : code > most ? most : code;
 }
 
-/* An f16 that is finite, or the group has to be refused. */
-static bool half_of(float value, uint16_t *half)
+static struct span span_of(const float *w, int64_t n)
 {
-    *half = half_from_float(value);
-    return (*half & 0x7c00u) != 0x7c00u;
-}
+    struct span s = {w[0], w[0], 0};
 
-static bool group_none(const float *w, int64_t n, int bits, unsigned char *codes, struct group *group)
-{
-    float extreme = 0, inverse;
-
-    for (int64_t i = 0; i < n; i++)
-        if (fabsf(w[i]) > fabsf(extreme))
-            extreme = w[i];
-    if (!half_of(extreme / -(float)(1 << (bits - 1)), &group->scale))
-        return false;
-    inverse = group->scale & 0x7fffu ? 1 / half_to_float(group->scale) : 0;
-    for (int64_t i = 0; i < n; i++)
-        codes[i] = (unsigned char)clamp_code(rintf(w[i] * inverse) + (float)(1 << (bits - 1)), bits);
-    return true;
-}
-
-static void range(const float *w, int64_t n, float *least, float *most)
-{
-    *least = *most = w[0];
-    for (int64_t i = 1; i < n; i++) {
-        *least = w[i] < *least ? w[i] : *least;
-        *most = w[i] > *most ? w[i] : *most;
+    for (int64_t i = 0; i < n; i++) {
+        s.least = w[i] < s.least ? w[i] : s.least;
+        s.most = w[i] > s.most ? w[i] : s.most;
+        s.extreme = fabsf(w[i]) > fabsf(s.extreme) ? w[i] : s.extreme;
     }
+    return s;
 }
 
-static bool group_int(const float *w, int64_t n, int bits, unsigned char *codes, struct group *group)
+/* The scales of ZERO_NONE for groups that share a sign: the sign for which they are smaller, since one end of the range
+ * has one code more. */
+static void scales_of_sign(int bits, int64_t groups, const struct span *span, float *scale)
 {
-    float least, most, inverse;
+    float half = (float)(1 << (bits - 1)), sums[2] = {0};
 
-    range(w, n, &least, &most);
-    least = least > 0 ? 0 : least;
-    most = most < 0 ? 0 : most;
-    if (!half_of((most - least) / (float)((1 << bits) - 1), &group->scale))
-        return false;
-    inverse = group->scale ? 1 / half_to_float(group->scale) : 0;
-    group->zero = (uint16_t)clamp_code(rintf(-least * inverse), bits);
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t g = 0; g < groups; g++) {
+            float low = fmaxf(-span[g].least, 0), high = fmaxf(span[g].most, 0);
+            float up = fmaxf(low / half, high / (half - 1)), down = fmaxf(high / half, low / (half - 1));
+
+            if (pass == 0) {
+                sums[0] += up * up;
+                sums[1] += down * down;
+            } else
+                scale[g] = sums[0] <= sums[1] ? up : -down;
+        }
+}
+
+/* scale [groups]: what the spans ask for, with minima as they are stored. */
+static void wish_scales(struct dtype dtype, int64_t groups, const struct span *span, const float *minimum, float *scale)
+{
+    float codes = (float)((1 << dtype.bits) - 1);
+
+    if (dtype.zero == ZERO_NONE && dtype.scale_bits)
+        for (int64_t g = 0; g < groups; g += SUPER_GROUPS)
+            scales_of_sign(dtype.bits, groups - g < SUPER_GROUPS ? groups - g : SUPER_GROUPS, span + g, scale + g);
+    else
+        for (int64_t g = 0; g < groups; g++) {
+            float low = dtype.scale_bits ? minimum[g] : span[g].least;
+
+            scale[g] = dtype.zero == ZERO_NONE  ? span[g].extreme / -(float)(1 << (dtype.bits - 1))
+                       : dtype.zero == ZERO_INT ? (fmaxf(span[g].most, 0) - fminf(span[g].least, 0)) / codes
+                                                : fmaxf(span[g].most - low, 0) / codes;
+        }
+}
+
+/* The codes of one group for its stored scale and minimum, and its zero point. */
+static void choose_codes(struct dtype dtype, const float *w, int64_t n, float least, float scale, float minimum,
+                         unsigned char *codes, uint16_t *zero)
+{
+    float inverse = scale != 0 ? 1 / scale : 0, offset = (float)(1 << (dtype.bits - 1));
+
+    if (dtype.zero == ZERO_MIN) {
+        for (int64_t i = 0; i < n; i++)
+            codes[i] = (unsigned char)clamp_code(rintf((w[i] - minimum) * inverse), dtype.bits);
+        return;
+    }
+    if (dtype.zero == ZERO_INT) {
+        *zero = (uint16_t)clamp_code(rintf(-fminf(least, 0) * inverse), dtype.bits);
+        offset = (float)*zero;
+    }
     for (int64_t i = 0; i < n; i++)
-        codes[i] = (unsigned char)clamp_code(rintf(w[i] * inverse) + (float)group->zero, bits);
-    return true;
+        codes[i] = (unsigned char)clamp_code(rintf(w[i] * inverse) + offset, dtype.bits);
 }
 
-static bool group_min(const float *w, int64_t n, int bits, unsigned char *codes, struct group *group)
-{
-    float least, most, inverse;
+/* Numbers of one row while it is rounded. */
+struct space {
+    struct group_row row;
+    struct span *span;           /* [groups] */
+    float *scale, *minimum;      /* [groups] */
+};
 
-    range(w, n, &least, &most);
-    if (!half_of(least, &group->zero) || !half_of((most - least) / (float)((1 << bits) - 1), &group->scale))
-        return false;
-    least = half_to_float(group->zero);
-    inverse = group->scale ? 1 / half_to_float(group->scale) : 0;
-    for (int64_t i = 0; i < n; i++)
-        codes[i] = (unsigned char)clamp_code(rintf((w[i] - least) * inverse), bits);
-    return true;
-}
-
-static bool round_row(struct rounding *r, int64_t row, const float *w)
+static bool round_row(struct rounding *r, int64_t index, const float *w, struct space *s)
 {
-    static bool (*const methods[])(const float *, int64_t, int, unsigned char *, struct group *) = {
-        [ZERO_NONE] = group_none, [ZERO_INT] = group_int, [ZERO_MIN] = group_min};
     const struct group_layout *l = &r->layout;
-    unsigned char *codes = xmalloc((size_t)l->length);
-    uint16_t *scale = xmallocarray((size_t)l->groups, sizeof *scale);
-    uint16_t *zero = xmallocarray((size_t)l->groups, sizeof *zero);
-    bool good = true;
+    struct dtype dtype = r->to->dtype;
 
     for (int64_t i = 0; i < l->length; i++)
-        good = good && isfinite(w[i]);
-    for (int64_t g = 0; g < l->groups && good; g++) {
-        int64_t first = g * l->group, n = l->length - first < l->group ? l->length - first : l->group;
-        struct group group = {0};
-
-        good = methods[r->to->dtype.zero](w + first, n, r->to->dtype.bits, codes + first, &group);
-        scale[g] = group.scale;
-        zero[g] = group.zero;
+        if (!isfinite(w[i]))
+            return false;
+    for (int64_t g = 0; g < l->groups; g++) {
+        s->span[g] = span_of(w + g * l->group, least(l->length - g * l->group, l->group));
+        s->minimum[g] = s->span[g].least;
     }
-    if (good)
-        tensor_put_codes(r->to, row, codes, scale, zero);
-    free(codes);
-    free(scale);
-    free(zero);
-    return good;
+    wish_scales(dtype, l->groups, s->span, s->minimum, s->scale);
+    if (dtype.zero == ZERO_MIN) {
+        if (!minima_round(dtype, l->groups, s->minimum, s->scale, NULL, &s->row, s->minimum))
+            return false;
+        wish_scales(dtype, l->groups, s->span, s->minimum, s->scale);
+    }
+    if (!scales_round(dtype, l->groups, s->scale, NULL, &s->row, s->scale))
+        return false;
+    for (int64_t g = 0; g < l->groups; g++)
+        choose_codes(dtype, w + g * l->group, least(l->length - g * l->group, l->group), s->span[g].least, s->scale[g],
+                     s->minimum[g], s->row.codes + g * l->group, s->row.zero + g);
+    tensor_put_row(r->to, l, index, &s->row);
+    return true;
 }
 
 /* A band of rows, so that short rows don't cost a call each. */
 enum { BAND = 16 };
 
+static bool round_rows(struct rounding *r, int64_t first, int64_t rows, const float *w)
+{
+    size_t groups = (size_t)r->layout.groups;
+    struct space s = {.row = group_row_new(&r->layout), .span = xmallocarray(groups, sizeof *s.span),
+                      .scale = xmallocarray(groups, 2 * sizeof *s.scale)};
+    bool good = true;
+
+    s.minimum = s.scale + groups;
+    for (int64_t row = 0; row < rows && good; row++)
+        good = round_row(r, first + row, w + row * r->layout.length, &s);
+    group_row_free(&s.row);
+    free(s.span);
+    free(s.scale);
+    return good;
+}
+
 static void round_band(void *context, int64_t item, int thread)
 {
     struct rounding *r = context;
-    int64_t first = item * BAND, rows = r->layout.rows - first < BAND ? r->layout.rows - first : BAND;
-    int64_t count = rows * r->layout.length;
+    int64_t first = item * BAND, rows = least(r->layout.rows - first, BAND), count = rows * r->layout.length;
     float *w = xaligned((size_t)(2 * count), sizeof *w), *back = w + count;
 
     (void)thread;
     tensor_get_rows(r->from, first, rows, w);
-    for (int64_t row = 0; row < rows; row++)
-        if (!round_row(r, first + row, w + row * r->layout.length)) {
-            atomic_store(&r->bad, true);
-            free(w);
-            return;
-        }
-    tensor_get_rows(r->to, first, rows, back);
-    difference_add(&r->band[item], w, back, count, first * r->layout.length);
+    if (round_rows(r, first, rows, w)) {
+        tensor_get_rows(r->to, first, rows, back);
+        difference_add(&r->band[item], w, back, count, first * r->layout.length);
+    } else
+        atomic_store(&r->bad, true);
     free(w);
 }
 
@@ -148,11 +176,6 @@ int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, s
     group_layout(dtype, tensor->rank, tensor->shape, &r.layout);
     bands = (r.layout.rows + BAND - 1) / BAND;
     r.band = xcalloc((size_t)bands, sizeof *r.band);
-    /* The gaps between planes are part of the payload: zero, so that equal weights give equal bytes. */
-    for (int64_t i = r.layout.rows * r.layout.code_bytes; i < r.layout.scale; i++)
-        packed.data[i] = 0;
-    for (int64_t i = r.layout.scale + r.layout.rows * r.layout.groups * 2; i < r.layout.zero && i < r.layout.total; i++)
-        packed.data[i] = 0;
     parallel_for(bands, round_band, &r);
     for (int64_t i = 0; i < bands; i++)
         difference_join(difference, &r.band[i]);
@@ -174,7 +197,7 @@ struct inversion {
 static void invert_band(void *context, int64_t item, int thread)
 {
     struct inversion *v = context;
-    int64_t total = tensor_rows(v->from), first = item * BAND, rows = total - first < BAND ? total - first : BAND;
+    int64_t total = tensor_rows(v->from), first = item * BAND, rows = least(total - first, BAND);
     float *w = xaligned((size_t)(rows * tensor_row_length(v->from)), sizeof *w);
 
     (void)thread;

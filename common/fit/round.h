@@ -6,7 +6,9 @@
  *   int    scale = (max - min) / (2^bits - 1) over a range that includes 0, zero = round(-min / scale)
  *   min    minimum = min, scale = (max - min) / (2^bits - 1), as llama.cpp's Q4_1
  *
- * Scale and minimum are rounded to f16 first, codes are chosen for the rounded ones. */
+ * Scale and minimum are rounded to what is stored first (tensor/scales.h), codes are chosen for the rounded ones. In
+ * formats with scale_bits the range starts at the stored minimum, and without an offset the scales of a super-block
+ * share the sign for which the sum of their squares is least. */
 #ifndef FIT_ROUND_H
 #define FIT_ROUND_H
 

@@ -10,6 +10,13 @@
 enum { ROWS_LEAST = 64, ROWS_MOST = 2048, POSITIONS_LEAST = 512 };
 enum { WORK_MOST = 128 << 20, WORK_ALIGN = 16 };         /* bytes; floats */
 
+const char *const part_names[] = {"qkv", "o", "gateup", "down", NULL};
+
+int64_t part_width(const struct config *config, enum block_part part)
+{
+    return part == PART_O ? config->n_head * config->head_dim : part == PART_DOWN ? config->d_ff : config->d_model;
+}
+
 void block_free(struct block *block, const struct device *device)
 {
     struct applied *const matrices[] = {block->q, block->k, block->v, block->o, block->gate, block->up, block->down};
@@ -210,8 +217,20 @@ static void attend_span(const struct forward *forward, const struct span *span, 
         .out = s->mixed + span->first * queries, .q_stride = queries, .kv_stride = keys, .out_stride = queries});
 }
 
+/* Shows the input of a part to whoever looks on; true where the rows go on to it. */
+static bool pass_part(const struct forward *forward, enum block_part part, int64_t first, const float *x, int64_t n)
+{
+    const struct tap *tap = forward->tap;
+
+    if (!tap)
+        return true;
+    tap->see(tap->context, part, tap->first + first, x, n);
+    return part != tap->last;
+}
+
+/* The second half of a block: x of n rows, the first of them number first. */
 static void feed_forward(const struct forward *forward, const struct block *block, const struct scratch *s, float *x,
-                         int64_t n)
+                         int64_t first, int64_t n)
 {
     const struct device *device = forward->device;
     const struct config *c = forward->config;
@@ -219,11 +238,14 @@ static void feed_forward(const struct forward *forward, const struct block *bloc
                                 {.w = block->up, .y = s->up, .stride = c->d_ff}};
 
     device->rms_norm(s->hidden, x, c->d_model, block->post_norm, n, c->d_model, c->norm_epsilon);
+    if (!pass_part(forward, PART_GATEUP, first, s->hidden, n))
+        return;
     apply(two, 2, s->hidden, c->d_model, n);
     bias_rows(device, s->gate, block->gate_bias, n, c->d_ff);
     bias_rows(device, s->up, block->up_bias, n, c->d_ff);
     device->silu_multiply(s->gate, s->up, n * c->d_ff);
-    add_projection(forward, block->down, block->down_bias, s->gate, n, s->hidden, x);
+    if (pass_part(forward, PART_DOWN, first, s->gate, n))
+        add_projection(forward, block->down, block->down_bias, s->gate, n, s->hidden, x);
 }
 
 /* The positions of all rows, and tables that reach them. */
@@ -243,14 +265,34 @@ static void place_rows(struct forward *forward, const struct span *span, int n_s
     reach(forward, reached);
 }
 
-/* Parts in ascending order, each through the whole block: a row sees rows before it only, whose keys are there. */
+/* The first half of a block: attention of rows first..first+n-1, which x begins with; false where they go no
+ * further. */
+static bool attend(const struct forward *forward, const struct block *block, int64_t layer, const struct span *span,
+                   int n_span, const struct scratch *s, float *x, int64_t first, int64_t n)
+{
+    const struct config *c = forward->config;
+    struct span part;
+
+    forward->device->rms_norm(s->hidden, x, c->d_model, block->input_norm, n, c->d_model, c->norm_epsilon);
+    if (!pass_part(forward, PART_QKV, first, s->hidden, n))
+        return false;
+    project(forward, block, s, n, forward->position + first);
+    for (int i = 0; i < n_span; i++)
+        if (span_clip(&span[i], first, n, &part))
+            attend_span(forward, &part, layer, s);
+    if (!pass_part(forward, PART_O, first, s->mixed, n))
+        return false;
+    add_projection(forward, block->o, block->o_bias, s->mixed, n, s->hidden, x);
+    return true;
+}
+
+/* Pieces in ascending order, each through the whole block: a row sees rows before it only, whose keys are there. */
 void block_forward(struct forward *forward, const struct block *block, int64_t layer, const struct span *span,
                    int n_span, float *x, int64_t n)
 {
     const struct config *c = forward->config;
     int64_t step = least(rows_together(c), n);
     struct scratch s;
-    struct span part;
 
     ensure(forward, lay_out(c, step, NULL, &s));
     place_rows(forward, span, n_span, n);
@@ -259,13 +301,8 @@ void block_forward(struct forward *forward, const struct block *block, int64_t l
         float *at = x + first * c->d_model;
 
         lay_out(c, rows, forward->work, &s);
-        forward->device->rms_norm(s.hidden, at, c->d_model, block->input_norm, rows, c->d_model, c->norm_epsilon);
-        project(forward, block, &s, rows, forward->position + first);
-        for (int i = 0; i < n_span; i++)
-            if (span_clip(&span[i], first, rows, &part))
-                attend_span(forward, &part, layer, &s);
-        add_projection(forward, block->o, block->o_bias, s.mixed, rows, s.hidden, at);
-        feed_forward(forward, block, &s, at, rows);
+        if (attend(forward, block, layer, span, n_span, &s, at, first, rows))
+            feed_forward(forward, block, &s, at, first, rows);
     }
 }
 

@@ -32,10 +32,34 @@ struct head {
 
 void head_free(struct head *head, const struct device *device);
 
+/* The inputs of a block's matrices, in the order in which they come. */
+enum block_part {
+    PART_QKV,                    /* the first norm's output [n, d_model] */
+    PART_O,                      /* what attention mixes [n, n_head * head_dim] */
+    PART_GATEUP,                 /* the second norm's output [n, d_model] */
+    PART_DOWN,                   /* silu(gate) * up [n, d_ff] */
+    PARTS,
+};
+
+extern const char *const part_names[];           /* "qkv", "o", "gateup", "down"; NULL-terminated */
+
+/* The width of a part's input. */
+int64_t part_width(const struct config *config, enum block_part part);
+
+/* Looks on while rows go through a block. */
+struct tap {
+    /* Gets the inputs x (device, rows contiguous) of a part, of rows first..first+n-1. */
+    void (*see)(void *context, enum block_part part, int64_t first, const float *x, int64_t n);
+    void *context;
+    enum block_part last;        /* the rows go no further than its input, x is of no use then; PARTS: through */
+    int64_t first;               /* number of row 0 */
+};
+
 /* What all blocks of a model share while it runs: tables of rotary embeddings, workspace. */
 struct forward {
     const struct device *device;
     const struct config *config; /* borrowed */
+    struct tap *tap;             /* borrowed; NULL: none */
     float *cosine, *sine;        /* [positions, head_dim / 2] on the device */
     int64_t positions;
     void *work;                  /* workspace on the device, grown on demand */

@@ -367,6 +367,12 @@ int config_read(const struct json *json, const char *where, struct config *confi
     return f.rc;
 }
 
+bool config_same_shapes(const struct config *a, const struct config *b)
+{
+    return a->vocab_size == b->vocab_size && a->d_model == b->d_model && a->d_ff == b->d_ff && a->n_layer == b->n_layer
+        && a->n_head == b->n_head && a->n_kv_head == b->n_kv_head && a->head_dim == b->head_dim;
+}
+
 int64_t config_window(const struct config *config, int64_t layer)
 {
     return layer >= config->first_window ? config->window : 0;

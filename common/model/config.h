@@ -53,6 +53,9 @@ struct config {
  * the field: missing, of the wrong kind, out of range, or asking for what isn't supported. */
 int config_read(const struct json *json, const char *where, struct config *config);
 
+/* Whether all matrices of both have the same shapes. */
+bool config_same_shapes(const struct config *a, const struct config *b);
+
 /* The sliding window of a layer; 0 where it sees everything. */
 int64_t config_window(const struct config *config, int64_t layer);
 

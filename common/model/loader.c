@@ -321,6 +321,27 @@ int loader_block(struct loader *loader, int64_t layer, struct block *block)
     return rc;
 }
 
+int loader_seek(struct loader *loader, int64_t layer)
+{
+    int64_t here;
+    enum section section;
+    int rc = EX_OK;
+
+    while (!rc && ((section = next_section(loader, &here)) < SECTION_BLOCKS
+                   || (section == SECTION_BLOCKS && here < layer)))
+        rc = next_record(loader);
+    return rc;
+}
+
+int loader_finish(struct loader *loader)
+{
+    int rc = EX_OK;
+
+    while (!rc && loader->next.kind != RECORD_END)
+        rc = next_record(loader);
+    return rc;
+}
+
 static int take_rest(struct loader *loader, struct head *head)
 {
     int64_t layer, bytes = 0;

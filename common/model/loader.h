@@ -55,6 +55,12 @@ int loader_tokenizer(const struct loader *loader, struct tokenizer **tokenizer);
 int loader_embedding(struct loader *loader, struct applied **embedding);
 int loader_block(struct loader *loader, int64_t layer, struct block *block);
 
+/* Reads over what comes before a block, for who needs that block alone. EX_DATAERR, EX_IOERR. */
+int loader_seek(struct loader *loader, int64_t layer);
+
+/* Reads over the rest, so that a stream is verified to its end, for who needs no head. */
+int loader_finish(struct loader *loader);
+
 /* Reads to the end: everything is verified and complete then. The head of a tied model borrows the embedding; a head
  * that is stored nevertheless is not used. */
 int loader_head(struct loader *loader, const struct applied *embedding, struct head *head);

@@ -1,31 +1,19 @@
 /* pass.c - all sequences through one block after the other. */
 #include "model/pass.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "base/progress.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Rows that go through a block together: many short sequences, or a piece of a long one. */
-enum { STEP = 2048, LOGIT_ROWS = 512, LOGIT_BYTES = 64 << 20 };
+enum { LOGIT_ROWS = 512, LOGIT_BYTES = 64 << 20 };
 
 /* Consecutive sequences with their children: their keys and values are there at the same time. */
 struct batch {
     int64_t sequence, count;
     int64_t first, rows;         /* of hidden */
-};
-
-struct run {
-    struct loader *loader;
-    struct forward *forward;
-    const struct sequence *sequence;
-    int64_t count;
-    struct hidden *hidden;
-    float *x;                    /* [step, d_model] on the device */
-    float *k, *v;                /* [rows of the largest batch, n_kv_head * head_dim] */
-    float *host;                 /* [step, d_model] where hidden is a file */
-    struct span *span, *part;    /* of a batch, and of a piece of it */
 };
 
 static int check_sequence(const struct loader *loader, const struct sequence *sequence, int64_t number)
@@ -42,7 +30,7 @@ static int check_sequence(const struct loader *loader, const struct sequence *se
     if (length > config->max_position)
         return fail(EX_DATAERR, "'%s': a sequence of %lld tokens, but 'max_position_embeddings' is %lld",
                     loader_name(loader), (long long)length, (long long)config->max_position);
-    for (int64_t i = 0; i < s->n; i++)
+    for (int64_t i = 0; i < s->n && s->token; i++)
         if (s->token[i] < 0 || s->token[i] >= config->vocab_size)
             return fail(EX_DATAERR, "'%s': token %lld of sequence %lld is %lld, but 'vocab_size' is %lld",
                         loader_name(loader), (long long)i, (long long)number, (long long)s->token[i],
@@ -51,21 +39,21 @@ static int check_sequence(const struct loader *loader, const struct sequence *se
 }
 
 /* The batch behind this one ({0} before the first): at least one sequence with all of its children, then as many more
- * as make STEP rows. False at the end. */
-static bool next_batch(const struct run *run, struct batch *batch)
+ * as make PASS_ROWS rows. False at the end. */
+static bool next_batch(const struct pass *pass, struct batch *batch)
 {
     int64_t end;
 
     batch->sequence += batch->count;
     batch->first += batch->rows;
     batch->count = batch->rows = 0;
-    while ((end = batch->sequence + batch->count) < run->count) {
+    while ((end = batch->sequence + batch->count) < pass->count) {
         int64_t rows = 0, group = 0;
 
         do
-            rows += run->sequence[end + group++].n;
-        while (end + group < run->count && run->sequence[end + group].parent >= 0);
-        if (batch->count && batch->rows + rows > STEP)
+            rows += pass->sequence[end + group++].n;
+        while (end + group < pass->count && pass->sequence[end + group].parent >= 0);
+        if (batch->count && batch->rows + rows > PASS_ROWS)
             break;
         batch->rows += rows;
         batch->count += group;
@@ -74,22 +62,22 @@ static bool next_batch(const struct run *run, struct batch *batch)
 }
 
 /* Where the rows of each sequence of a batch are, and where its keys and values. */
-static void make_spans(const struct run *run, const struct batch *batch)
+static void make_spans(const struct pass *pass, const struct batch *batch)
 {
-    const struct config *c = run->forward->config;
+    const struct config *c = pass->forward->config;
     int64_t keys = c->n_kv_head * c->head_dim, row = 0, parent_row = 0, parent_n = 0;
 
     for (int64_t i = 0; i < batch->count; i++) {
-        const struct sequence *s = &run->sequence[batch->sequence + i];
-        struct span *span = &run->span[i];
+        const struct sequence *s = &pass->sequence[batch->sequence + i];
+        struct span *span = &pass->span[i];
 
         if (s->parent < 0) {
             parent_row = row;
             parent_n = s->n;
         }
         *span = (struct span){.first = row, .n = s->n};
-        span->k = run->k + parent_row * keys;
-        span->v = run->v + parent_row * keys;
+        span->k = pass->k + parent_row * keys;
+        span->v = pass->v + parent_row * keys;
         if (s->parent >= 0) {
             span->past = span->shared = parent_n;
             span->own = row - parent_row;
@@ -99,120 +87,168 @@ static void make_spans(const struct run *run, const struct batch *batch)
 }
 
 /* x to the device, or back. */
-static int exchange(const struct run *run, int64_t first, int64_t n, bool back)
+static int exchange(const struct pass *pass, int64_t first, int64_t n, bool back)
 {
-    const struct device *device = run->forward->device;
-    struct hidden *hidden = run->hidden;
-    size_t bytes = (size_t)(n * hidden->width) * sizeof *run->x;
-    float *host = hidden->data ? hidden->data + first * hidden->width : run->host;
+    const struct device *device = pass->forward->device;
+    struct hidden *hidden = pass->hidden;
+    size_t bytes = (size_t)(n * hidden->width) * sizeof *pass->x;
+    float *host = hidden->data ? hidden->data + first * hidden->width : pass->host;
     int rc = EX_OK;
 
     if (back)
-        device->download(host, run->x, bytes);
+        device->download(host, pass->x, bytes);
     if (!hidden->data)
         rc = back ? hidden_write(hidden, first, n, host) : hidden_read(hidden, first, n, host);
     if (!rc && !back)
-        device->upload(run->x, host, bytes);
+        device->upload(pass->x, host, bytes);
     return rc;
 }
 
-static int run_batch(const struct run *run, const struct batch *batch, const struct block *block, int64_t layer)
+/* Rows first..first+n-1 of a batch through the block. */
+static int run_piece(const struct pass *pass, const struct batch *batch, int64_t first, int64_t n,
+                     const struct block *block, int64_t layer)
 {
+    struct tap *tap = pass->forward->tap;
+    int parts = 0, rc = exchange(pass, batch->first + first, n, false);
+
+    if (rc)
+        return rc;
+    for (int64_t i = 0; i < batch->count; i++)
+        parts += span_clip(&pass->span[i], first, n, &pass->part[parts]);
+    if (tap)
+        tap->first = batch->first + first;
+    block_forward(pass->forward, block, layer, pass->part, parts, pass->x, n);
+    return tap && tap->last != PARTS ? EX_OK : exchange(pass, batch->first + first, n, true);
+}
+
+int pass_block(struct pass pass[], const struct block block[], int count, int64_t layer)
+{
+    struct batch batch = {0};
     int rc = EX_OK;
 
-    make_spans(run, batch);
-    for (int64_t first = 0; first < batch->rows && !rc; first += STEP) {
-        int64_t n = batch->rows - first < STEP ? batch->rows - first : STEP;
-        int parts = 0;
-
-        for (int64_t i = 0; i < batch->count; i++)
-            parts += span_clip(&run->span[i], first, n, &run->part[parts]);
-        if (!(rc = exchange(run, batch->first + first, n, false))) {
-            block_forward(run->forward, block, layer, run->part, parts, run->x, n);
-            rc = exchange(run, batch->first + first, n, true);
+    while (!rc && next_batch(pass, &batch)) {
+        for (int m = 0; m < count; m++)
+            make_spans(&pass[m], &batch);
+        for (int64_t first = 0; first < batch.rows && !rc; first += PASS_ROWS) {
+            for (int m = 0; m < count && !rc; m++)
+                rc = run_piece(&pass[m], &batch, first, least(batch.rows - first, PASS_ROWS), &block[m], layer);
+            if (pass->label)
+                progress_step(pass->label);
         }
     }
     return rc;
 }
 
-static int run_block(const struct run *run, int64_t layer)
+int64_t pass_pieces(const struct pass *pass)
 {
-    struct batch batch = {0};
-    struct block block;
-    char label[32];
-    int rc = loader_block(run->loader, layer, &block);
+    int64_t pieces = 0;
 
-    while (!rc && next_batch(run, &batch))
-        rc = run_batch(run, &batch, &block, layer);
-    block_free(&block, run->forward->device);
-    snprintf(label, sizeof label, "layer %lld", (long long)layer);
-    progress_step(label);
-    return rc;
+    for (struct batch batch = {0}; next_batch(pass, &batch);)
+        pieces += divide_up(batch.rows, PASS_ROWS);
+    return pieces;
 }
 
-/* Embeds the tokens: each sequence in pieces. */
-static int run_embedding(const struct run *run, struct applied **embedding)
+int pass_embed(struct pass *pass, struct applied **embedding)
 {
     int64_t row = 0;
-    int rc = loader_embedding(run->loader, embedding);
+    int rc = loader_embedding(pass->loader, embedding);
 
-    for (int64_t s = 0; s < run->count && !rc; s++)
-        for (int64_t first = 0; first < run->sequence[s].n && !rc; first += STEP) {
-            int64_t n = run->sequence[s].n - first < STEP ? run->sequence[s].n - first : STEP;
+    for (int64_t s = 0; s < pass->count && !rc; s++)
+        for (int64_t first = 0; first < pass->sequence[s].n && !rc; first += PASS_ROWS) {
+            int64_t n = pass->sequence[s].n - first < PASS_ROWS ? pass->sequence[s].n - first : PASS_ROWS;
 
-            embed(run->forward, *embedding, run->sequence[s].token + first, n, run->x);
-            rc = exchange(run, row, n, true);
+            embed(pass->forward, *embedding, pass->sequence[s].token + first, n, pass->x);
+            rc = exchange(pass, row, n, true);
             row += n;
         }
-    if (!run->loader->config.tied || rc) {
+    if (!pass->loader->config.tied || rc) {
         apply_free(*embedding);              /* the head borrows nothing */
         *embedding = NULL;
     }
     return rc;
 }
 
-static void allocate(struct run *run)
+static void allocate(struct pass *pass)
 {
-    const struct device *device = run->forward->device;
-    const struct config *c = run->forward->config;
+    const struct device *device = pass->forward->device;
+    const struct config *c = pass->forward->config;
     size_t keys = (size_t)(c->n_kv_head * c->head_dim), width = (size_t)c->d_model;
     int64_t rows = 1, spans = 1;
 
-    for (struct batch batch = {0}; next_batch(run, &batch);) {
+    for (struct batch batch = {0}; next_batch(pass, &batch);) {
         rows = batch.rows > rows ? batch.rows : rows;
         spans = batch.count > spans ? batch.count : spans;
     }
-    run->span = xmallocarray((size_t)spans, sizeof *run->span);
-    run->part = xmallocarray((size_t)spans + 1, sizeof *run->part);
-    run->k = device->allocate((size_t)rows * keys * sizeof *run->k);
-    run->v = device->allocate((size_t)rows * keys * sizeof *run->v);
-    rows = rows < STEP ? rows : STEP;
-    run->x = device->allocate((size_t)rows * width * sizeof *run->x);
-    run->host = run->hidden->data ? NULL : xaligned((size_t)rows * width, sizeof *run->host);
+    pass->span = xmallocarray((size_t)spans, sizeof *pass->span);
+    pass->part = xmallocarray((size_t)spans + 1, sizeof *pass->part);
+    pass->k = device->allocate((size_t)rows * keys * sizeof *pass->k);
+    pass->v = device->allocate((size_t)rows * keys * sizeof *pass->v);
+    rows = rows < PASS_ROWS ? rows : PASS_ROWS;
+    pass->x = device->allocate((size_t)rows * width * sizeof *pass->x);
+    pass->host = pass->hidden->data ? NULL : xaligned((size_t)rows * width, sizeof *pass->host);
 }
 
-static void release(struct run *run)
+int64_t sequences_rows(const struct sequence *sequence, int64_t count)
 {
-    run->forward->device->release(run->x);
-    run->forward->device->release(run->k);
-    run->forward->device->release(run->v);
-    free(run->host);
-    free(run->span);
-    free(run->part);
+    int64_t rows = 0;
+
+    for (int64_t s = 0; s < count; s++)
+        rows += sequence[s].n;
+    return rows;
 }
 
-static int run_all(struct run *run, struct applied **embedding, struct head *head)
+int pass_begin(struct pass *pass, struct loader *loader, struct forward *forward, const struct sequence *sequence,
+               int64_t count, struct hidden *hidden)
 {
+    int rc = EX_OK;
+
+    *pass = (struct pass){.loader = loader, .forward = forward, .sequence = sequence, .count = count, .hidden = hidden};
+    for (int64_t s = 0; s < count && !rc; s++)
+        rc = check_sequence(loader, sequence, s);
+    if (!rc)
+        allocate(pass);
+    return rc;
+}
+
+void pass_end(struct pass *pass)
+{
+    if (!pass->forward)
+        return;
+    pass->forward->device->release(pass->x);
+    pass->forward->device->release(pass->k);
+    pass->forward->device->release(pass->v);
+    free(pass->host);
+    free(pass->span);
+    free(pass->part);
+    *pass = (struct pass){0};
+}
+
+static int run_block(struct pass *pass, int64_t layer)
+{
+    struct block block;
+    char label[32];
+    int rc = loader_block(pass->loader, layer, &block);
+
+    if (!rc)
+        rc = pass_block(pass, &block, 1, layer);
+    block_free(&block, pass->forward->device);
+    snprintf(label, sizeof label, "layer %lld", (long long)layer);
+    progress_step(label);
+    return rc;
+}
+
+static int run_all(struct pass *pass, struct applied **embedding, struct head *head)
+{
+    struct loader *loader = pass->loader;
     int rc;
 
-    allocate(run);
-    progress_start("layers", run->loader->config.n_layer);
-    rc = run_embedding(run, embedding);
-    for (int64_t layer = 0; layer < run->loader->config.n_layer && !rc; layer++)
-        rc = run_block(run, layer);
-    release(run);
+    progress_start("layers", loader->config.n_layer);
+    rc = pass_embed(pass, embedding);
+    for (int64_t layer = 0; layer < loader->config.n_layer && !rc; layer++)
+        rc = run_block(pass, layer);
+    pass_end(pass);
     if (!rc)
-        rc = loader_head(run->loader, *embedding, head);
+        rc = loader_head(loader, *embedding, head);
     progress_stop();
     return rc;
 }
@@ -220,21 +256,16 @@ static int run_all(struct run *run, struct applied **embedding, struct head *hea
 int pass_run(struct loader *loader, struct forward *forward, const struct sequence *sequence, int64_t count,
              int64_t memory, struct hidden *hidden, struct applied **embedding, struct head *head)
 {
-    struct run run = {.loader = loader, .forward = forward, .sequence = sequence, .count = count, .hidden = hidden};
-    int64_t rows = 0;
+    int64_t rows = sequences_rows(sequence, count);
+    struct pass pass;
     int rc;
 
     *embedding = NULL;
     *head = (struct head){0};
-    *hidden = (struct hidden){.fd = -1};
-    for (int64_t s = 0; s < count; s++) {
-        if ((rc = check_sequence(loader, sequence, s)))
-            return rc;
-        rows += sequence[s].n;
-    }
     if ((rc = hidden_open(hidden, rows, loader->config.d_model, memory)))
         return rc;
-    if ((rc = run_all(&run, embedding, head))) {
+    if ((rc = pass_begin(&pass, loader, forward, sequence, count, hidden))
+        || (rc = run_all(&pass, embedding, head))) {
         hidden_close(hidden);
         apply_free(*embedding);
         *embedding = NULL;

@@ -35,6 +35,40 @@ void hidden_close(struct hidden *hidden);
 int pass_run(struct loader *loader, struct forward *forward, const struct sequence *sequence, int64_t count,
              int64_t memory, struct hidden *hidden, struct applied **embedding, struct head *head);
 
+/* A pass in single steps: the embedding, then block by block, of one model or of several side by side. */
+struct pass {
+    struct loader *loader;
+    struct forward *forward;
+    const struct sequence *sequence;
+    int64_t count;
+    struct hidden *hidden;
+    const char *label;           /* of steps of progress; NULL: none. All of these are borrowed */
+
+    float *x;                    /* private: [step, d_model] on the device */
+    float *k, *v;                /* [rows of the largest batch, n_kv_head * head_dim] */
+    float *host;                 /* [step, d_model] where hidden is a file */
+    struct span *span, *part;    /* of a batch, and of a piece of it */
+};
+
+enum { PASS_ROWS = 2048 };       /* rows that go through a block together, at most */
+
+int64_t sequences_rows(const struct sequence *sequence, int64_t count);          /* tokens of all */
+
+/* hidden is open, for the rows of all sequences. Tokens are NULL where the states that are in it came from elsewhere.
+ * EX_DATAERR as for pass_run(). */
+int pass_begin(struct pass *pass, struct loader *loader, struct forward *forward, const struct sequence *sequence,
+               int64_t count, struct hidden *hidden);
+
+/* Reads the embedding and looks all tokens up. */
+int pass_embed(struct pass *pass, struct applied **embedding);
+
+/* All rows through a block; where forward->tap is set, it is told the rows' numbers in hidden. count models take turns:
+ * the same rows of each, at most PASS_ROWS, before the next ones. They have the same sequences and the same width.
+ * Where the first has a label, each of its pass_pieces() is a step of progress. */
+int pass_block(struct pass pass[], const struct block block[], int count, int64_t layer);
+int64_t pass_pieces(const struct pass *pass);
+void pass_end(struct pass *pass);
+
 /* Logits of rows first..first+n-1 of hidden: take gets them in chunks, in order, on the device, and returns EX_OK to go
  * on. EX_IOERR, or what take returned. */
 int pass_logits(struct forward *forward, const struct hidden *hidden, const struct head *head, int64_t first, int64_t n,

@@ -1,10 +1,12 @@
 /* apply.c - places operators on a device and multiplies with them: terms that are matrices or low rank here, other
  * chains in apply_sweep.c and apply_rebuild.c. */
 #include "base/memory.h"
+#include "base/number.h"
 #include "operator/apply_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static bool has_numbers(const struct chain *chain)
 {
@@ -31,12 +33,28 @@ static struct term place_term(const struct device *device, struct chain *chain, 
     return term;
 }
 
+static float *place_signs(const struct device *device, struct transform transform, int64_t n)
+{
+    size_t bytes = (size_t)n * sizeof(float);
+    float *host, *sign;
+
+    if (!transform.block)
+        return NULL;
+    host = xmalloc(bytes);
+    sign = device->allocate(bytes);
+    transform_signs(transform, n, host);
+    device->upload(sign, host, bytes);
+    free(host);
+    return sign;
+}
+
 struct applied *apply_place(const struct device *device, struct operator *op, enum activations activations)
 {
     struct applied *applied = xcalloc(1, sizeof *applied);
 
-    *applied = (struct applied){.device = device, .out = op->out, .in = op->in,
-                                .term = xcalloc((size_t)op->n_term, sizeof *applied->term)};
+    *applied = (struct applied){.device = device, .out = op->out, .in = op->in, .input = op->input,
+                                .term = xcalloc((size_t)op->n_term, sizeof *applied->term),
+                                .sign = place_signs(device, op->input, op->in)};
     for (int t = 0; t < op->n_term; t++)
         if (has_numbers(&op->term[t]))
             applied->term[applied->n_term++] = place_term(device, &op->term[t], activations);
@@ -53,8 +71,10 @@ void apply_free(struct applied *applied)
         applied->device->displace(term->w[1]);
         sites_free(&term->sites);
     }
-    if (applied)
+    if (applied) {
+        applied->device->release(applied->sign);
         free(applied->term);
+    }
     free(applied);
 }
 
@@ -70,7 +90,7 @@ int64_t apply_in(const struct applied *applied)
 
 int64_t apply_bytes(const struct applied *applied)
 {
-    int64_t sum = 0;
+    int64_t sum = applied->sign ? applied->in * (int64_t)sizeof(float) : 0;
 
     for (int t = 0; t < applied->n_term; t++) {
         const struct term *term = &applied->term[t];
@@ -88,7 +108,7 @@ int64_t apply_bytes(const struct applied *applied)
 
 int64_t apply_work(const struct applied *applied, int64_t n)
 {
-    double sum = 0;
+    double sum = applied->sign ? (double)applied->in * (1 + log2((double)applied->input.block)) : 0;
 
     for (int t = 0; t < applied->n_term; t++) {
         const struct term *term = &applied->term[t];
@@ -216,23 +236,22 @@ static void apply_nothing(const struct application *at, int64_t n)
     free(zeros);
 }
 
-/* Floats between factors at a time. */
+/* Floats between factors, or of a turned input, at a time. */
 enum { HIDDEN = 1 << 23 };
 
-void apply(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
+/* Operators that take x as it is. */
+static void apply_straight(const struct application *application, int count, const float *x, int64_t x_stride,
+                           int64_t n)
 {
-    int64_t width = hidden_width(application, count), rows = width ? HIDDEN / width + 1 : n;
-    const struct device *device = count ? application->w->device : NULL;
+    int64_t width = hidden_width(application, count), rows = least(width ? HIDDEN / width + 1 : n, n);
+    const struct device *device = application->w->device;
     float *hidden = NULL;
 
-    if (n == 0)
-        return;
-    rows = rows < n ? rows : n;
     if (width)
         hidden = device->allocate((size_t)(rows * width) * sizeof *hidden);
     for (int64_t row = 0; row < n; row += rows) {
         struct collection c = {.device = device, .x = x + row * x_stride, .x_stride = x_stride,
-                               .n = n - row < rows ? n - row : rows};
+                               .n = least(n - row, rows)};
         const float *at = hidden;
 
         first_products(application, count, row, hidden, &c);
@@ -245,4 +264,49 @@ void apply(const struct application *application, int count, const float *x, int
         apply_chains(&application[a], x, x_stride, n);
         apply_nothing(&application[a], n);
     }
+}
+
+/* Operators of one transform. */
+static void apply_turned(struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
+{
+    const struct applied *w = application->w;
+    int64_t step = least(HIDDEN / w->in + 1, n);
+    float *turned = w->device->allocate((size_t)(step * w->in) * sizeof *turned);
+
+    for (int64_t row = 0; row < n; row += step) {
+        int64_t rows = least(n - row, step);
+
+        w->device->hadamard(turned, w->in, x + row * x_stride, x_stride, w->sign, w->input.block, false, rows, w->in);
+        apply_straight(application, count, turned, w->in, rows);
+        for (int a = 0; a < count; a++)
+            application[a].y += rows * application[a].stride;
+    }
+    w->device->release(turned);
+}
+
+void apply(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
+{
+    struct application *all, *next;
+
+    if (n == 0 || count == 0)
+        return;
+    all = next = xmallocarray((size_t)count, sizeof *all);
+    memcpy(all, application, (size_t)count * sizeof *all);
+    while (next < all + count) {                     /* those that share the transform of the next one */
+        struct application *end = next;
+
+        for (struct application *at = next; at < all + count; at++)
+            if (transform_same(at->w->input, next->w->input)) {
+                struct application other = *end;
+
+                *end++ = *at;
+                *at = other;
+            }
+        if (next->w->sign)
+            apply_turned(next, (int)(end - next), x, x_stride, n);
+        else
+            apply_straight(next, (int)(end - next), x, x_stride, n);
+        next = end;
+    }
+    free(all);
 }

@@ -1,5 +1,6 @@
 /* apply.h - operators at work: y = x W' without ever holding W.
  *
+ * An input transform turns x once for all operators of a call that share it.
  * What is done depends on the terms: a dense or packed matrix is one product; a low-rank term two; any other chain is
  * contracted with the input core by core, from the side that costs less, or where all of that is more work than the
  * matrix itself, W is rebuilt tile by tile, and each tile used and dropped. Multiply-adds and moved numbers are counted

@@ -151,5 +151,8 @@ void apply_gather(const struct applied *applied, const int32_t *index, int64_t n
                 gather_chain(&term->sites, &g);
             g.add = true;
         }
+        if (applied->sign)
+            applied->device->hadamard(g.y, stride, g.y, stride, applied->sign, applied->input.block, true, g.n,
+                                      applied->in);
     }
 }

@@ -211,6 +211,7 @@ void contraction_rows(const struct contraction *c, int64_t first, int64_t rows, 
             core_rows(c, t, first, rows, w);
         else
             chain_rows(c, t, first, rows, w);
+    transform_rows_inverse(c->op->input, w, rows, c->op->in);
 }
 
 /* Rows of about this many numbers at a time, in whole bands. */

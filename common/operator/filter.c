@@ -12,7 +12,7 @@ static int change_operator(const struct filter *filter, struct source *source, c
     progress_step(record->name);
     if ((rc = operator_read(source, record, &op)))
         return rc;
-    if (!(rc = filter->change(filter->context, &op)))
+    if (!(rc = filter->change(filter->context, &op)) && !filter->leave)
         rc = operator_write(writer, &op);
     operator_free(&op);
     return rc;
@@ -21,18 +21,20 @@ static int change_operator(const struct filter *filter, struct source *source, c
 static int filter_records(const struct filter *filter, struct source *source, struct writer *writer)
 {
     struct record record = {0};
-    int rc;
+    int rc = filter->begin ? filter->begin(filter->context, source) : EX_OK;
 
-    while (!(rc = source_next(source, &record)) && record.kind != RECORD_END) {
+    while (!rc && !(rc = source_next(source, &record)) && record.kind != RECORD_END) {
         if (operator_begins(&record) && filter->wants(filter->context, &record))
             rc = change_operator(filter, source, &record, writer);
+        else if (filter->leave)
+            rc = filter->leave(filter->context, &record);
         else
             rc = source_pass(source, &record, writer);
         record_free(&record);
-        if (rc)
-            break;
     }
-    return rc ? rc : writer_end(writer);
+    if (!rc && filter->end)
+        rc = filter->end(filter->context);
+    return rc || filter->leave ? rc : writer_end(writer);
 }
 
 int filter_run(const struct filter *filter)
@@ -45,7 +47,7 @@ int filter_run(const struct filter *filter)
 
     if (match->count)
         json_put(filter->options, "match", json_make_strings(match->glob, match->count));
-    if (!rc) {
+    if (!rc && !filter->leave) {
         history = source_history(&source);
         json_append(history, json_keep(entry));
         rc = writer_open(&writer, common_options.output, source.config, history);

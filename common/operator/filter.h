@@ -13,11 +13,16 @@ struct filter {
     bool (*wants)(void *context, const struct record *record);
     /* Changes it. EX_OK, or the exit code after a message. */
     int (*change)(void *context, struct operator *op);
+    /* Where set, nothing is written: the filter only looks, change() at what it wants, leave() at all other records. */
+    int (*leave)(void *context, const struct record *record);
+    /* Where set: before the first record, and behind the last one, before the output is there. EX_OK or an exit code. */
+    int (*begin)(void *context, const struct source *source);
+    int (*end)(void *context);
     void *context;
 };
 
-/* Runs the filter from common_options.input to common_options.output; the program's exit code. Patterns of --match
- * go into the history here. */
+/* Runs the filter from common_options.input to common_options.output (with leave: to nowhere); the program's exit
+ * code. Patterns of --match go into the history here. */
 int filter_run(const struct filter *filter);
 
 #endif

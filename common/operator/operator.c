@@ -63,13 +63,14 @@ static int check_terms(const struct source *source, const struct record *record,
     return EX_OK;
 }
 
-/* What a record's map says beyond what is known would be lost, and may change what the numbers mean. */
+/* What a record's map says beyond what is known would be lost, and may change what the numbers mean. The transform
+ * stands with the first core. */
 static int check_members(const struct source *source, const struct record *record)
 {
     static const char *const known[] = {"kind", "name", "term", "site", "dtype", "shape", "bytes"};
 
     for (void *m = json_first(record->map); m; m = json_following(record->map, m)) {
-        bool found = false;
+        bool found = operator_begins(record) && record->kind == RECORD_CORE && !strcmp(json_key(m), "input");
 
         for (size_t i = 0; i < sizeof known / sizeof *known; i++)
             found = found || !strcmp(json_key(m), known[i]);
@@ -108,6 +109,17 @@ static int read_cores(struct source *source, const struct record *record, struct
     return rc;
 }
 
+/* Once the width is known. */
+static int read_input(const struct source *source, const struct record *record, struct operator *op)
+{
+    const struct json *input = json_at(record->map, "input");
+
+    if (!input || transform_parse(input, op->in, &op->input))
+        return EX_OK;
+    return bad_operator(source, record, "bad 'input', expected {\"signs\": 0 to 2^63 - 1, \"hadamard\": a power of two "
+                        "from 2 to %d that divides %lld}", TRANSFORM_BLOCK_MOST, (long long)op->in);
+}
+
 int operator_read(struct source *source, const struct record *record, struct operator *op)
 {
     int rc;
@@ -125,9 +137,26 @@ int operator_read(struct source *source, const struct record *record, struct ope
         rc = read_cores(source, record, op);
     if (!rc)
         rc = check_terms(source, record, op);
+    if (!rc)
+        rc = read_input(source, record, op);
     if (rc)
         operator_free(op);
     return rc;
+}
+
+/* A matrix with a transform is a core, so that who knows no transforms refuses it. */
+static struct record record_of(const struct operator *op, int term, int site)
+{
+    const struct chain *chain = &op->term[term];
+    struct json *input = term || site ? NULL : transform_json(op->input);
+    struct record record;
+
+    if (operator_is_matrix(op) && !input)
+        return record_tensor(op->name, chain->core->dtype, 2, (int64_t[]){op->out, op->in});
+    record = record_core(op->name, term, op->n_term, site, chain->n_site, &chain->core[site]);
+    if (input)
+        json_put(record.map, "input", input);
+    return record;
 }
 
 int operator_write(struct writer *writer, const struct operator *op)
@@ -137,9 +166,7 @@ int operator_write(struct writer *writer, const struct operator *op)
     for (int t = 0; t < op->n_term; t++)
         for (int s = 0; s < op->term[t].n_site && !rc; s++) {
             const struct tensor *core = &op->term[t].core[s];
-            struct record record = operator_is_matrix(op)
-                ? record_tensor(op->name, core->dtype, 2, (int64_t[]){op->out, op->in})
-                : record_core(op->name, t, op->n_term, s, op->term[t].n_site, core);
+            struct record record = record_of(op, t, s);
 
             rc = writer_put(writer, &record, core->data);
             record_free(&record);
@@ -174,7 +201,7 @@ bool operator_is_matrix(const struct operator *op)
 
 bool operator_is_dense(const struct operator *op)
 {
-    return operator_is_matrix(op) && op->term[0].core[0].dtype.kind != DTYPE_GROUP;
+    return operator_is_matrix(op) && !op->input.block && op->term[0].core[0].dtype.kind != DTYPE_GROUP;
 }
 
 int64_t operator_parameters(const struct operator *op)

@@ -5,12 +5,14 @@
  *
  * With row index o = (o_0, o_1, ...) and column index i = (i_0, i_1, ...), first digits most significant,
  * W[o, i] = sum over terms of  core_0[0, o_0, i_0, :] core_1[:, o_1, i_1, :] ... core_n-1[:, o_n-1, i_n-1, 0].
+ * With an input transform T, W is that sum times T (operator/transform.h).
  * A dense or a packed matrix is one term with one core [1, out, in, 1]; a low-rank product one term with two cores
  * [1, out, 1, chi] and [chi, 1, in, 1]. Each core has a dtype of its own; W is exactly what the stored cores give. */
 #ifndef OPERATOR_OPERATOR_H
 #define OPERATOR_OPERATOR_H
 
 #include "files/source.h"
+#include "operator/transform.h"
 #include "stream/writer.h"
 #include "tensor/tensor.h"
 
@@ -24,6 +26,7 @@ struct operator {
     int64_t out, in;
     int n_term;
     struct chain *term;          /* n_term of them, owned */
+    struct transform input;      /* what the input goes through before the terms */
 };
 
 /* True where the record begins an operator: a matrix in one piece, or the first core of one. */
@@ -34,7 +37,7 @@ bool operator_begins(const struct record *record);
  * an error. */
 int operator_read(struct source *source, const struct record *record, struct operator *op);
 
-/* Writes its cores as records: a plain tensor where it is a matrix in one piece. */
+/* Writes its cores as records: a plain tensor where it is a matrix in one piece, without a transform. */
 int operator_write(struct writer *writer, const struct operator *op);
 
 /* One term with the cores given; the cores move into it. out and in follow from them. */
@@ -43,10 +46,10 @@ struct operator operator_from_cores(const char *name, int n_site, struct tensor 
 /* One core holding a matrix [out, in]; the tensor moves into it. */
 struct operator operator_from_matrix(const char *name, struct tensor *matrix);
 
-/* True for one term with one core. */
+/* True for one term with one core; with an input transform that isn't W yet. */
 bool operator_is_matrix(const struct operator *op);
 
-/* True for one core in a plain dtype: what any safetensors reader understands. */
+/* True for one core in a plain dtype and no transform: what any safetensors reader understands. */
 bool operator_is_dense(const struct operator *op);
 
 /* True for (out x 1)(1 x in): the product of the two cores as matrices is W itself. */
@@ -61,7 +64,7 @@ int64_t operator_bytes(const struct operator *op);
 /* W [out, in] f32, in full. */
 void operator_dense(const struct operator *op, float *w);
 
-/* Puts a dense matrix in place of the terms: W as dtype (f32, f16, bf16). EX_DATAERR after a message where a
+/* Puts a dense matrix in place of terms and transform: W as dtype (f32, f16, bf16). EX_DATAERR after a message where a
  * number is not finite, or too large for f16; then op is as it was. */
 int operator_contract(struct operator *op, struct dtype dtype);
 

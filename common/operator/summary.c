@@ -2,6 +2,7 @@
 #include "operator/summary.h"
 #include "base/memory.h"
 #include "base/progress.h"
+#include "operator/operator.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -45,8 +46,15 @@ static struct weight *add_weight(struct summary *summary, const struct record *r
     return w;
 }
 
+/* A matrix in one piece, as a core. */
+static bool is_whole(const struct record *record)
+{
+    return record->kind == RECORD_CORE && record->n_term == 1 && record->n_site == 1;
+}
+
 static void describe(struct weight *w, const struct record *record)
 {
+    int first = is_whole(record) ? 1 : 0, last = record->rank - first;      /* without the outer bonds */
     struct text text = {0};
     char buffer[DTYPE_NAME];
 
@@ -56,8 +64,8 @@ static void describe(struct weight *w, const struct record *record)
         text_format(&text, "%s", kinds[record->kind]);
     else
         text_format(&text, "%s ", dtype_name(record->dtype, buffer));
-    for (int axis = 0; axis < record->rank && record->kind != RECORD_FILE; axis++)
-        text_format(&text, "%s%lld", axis ? "x" : "", (long long)record->shape[axis]);
+    for (int axis = first; axis < last && record->kind != RECORD_FILE; axis++)
+        text_format(&text, "%s%lld", axis > first ? "x" : "", (long long)record->shape[axis]);
     free(w->description);
     w->description = text.data;
 }
@@ -70,6 +78,8 @@ static void add_record(struct summary *summary, const struct record *record, con
 
     if (record->kind != RECORD_CORE || !w || w->kind != RECORD_CORE || strcmp(w->name, record->name))
         w = add_weight(summary, record);
+    if (record->kind == RECORD_CORE && operator_begins(record))
+        w->stated = json_keep(json_at(record->map, "input"));
     describe(w, record);
     w->cores++;
     w->bytes = sum(w->bytes, record->bytes);
@@ -127,6 +137,15 @@ static int verify_record(struct source *source, const struct record *record)
     return rc;
 }
 
+/* The transform, whose width is known once all cores were there. */
+static int read_input(struct weight *w, const char *where)
+{
+    if (!w->stated || transform_parse(w->stated, w->shape[1], &w->input))
+        return EX_OK;
+    return fail(EX_DATAERR, "'%s': '%s': bad 'input', which is no transform of %lld columns", where, w->name,
+                (long long)w->shape[1]);
+}
+
 static void count_up(struct summary *summary)
 {
     bool tied = json_as_bool(json_at(summary->config, "tie_word_embeddings"), false);
@@ -162,6 +181,8 @@ int summary_take(struct summary *summary, struct source *source, bool verify)
         if (rc)
             return rc;
     }
+    for (size_t i = 0; i < summary->n_weight && !rc; i++)
+        rc = read_input(&summary->weight[i], source->name);
     if (rc)
         return rc;
     summary->file_bytes = source->is_model ? source->model.file_bytes : source->reader.offset;
@@ -179,6 +200,8 @@ static struct json *weight_json(const struct weight *w)
     json_put(object, "kind", json_make_string(kinds[w->kind]));
     json_put(object, "shape", shape);
     json_put(object, "cores", json_make_string(w->description));
+    if (w->input.block)
+        json_put(object, "input", transform_json(w->input));
     json_put(object, "parameters", json_make_int(w->parameters));
     json_put(object, "stored_parameters", json_make_int(w->stored_parameters));
     json_put(object, "bytes", json_make_int(w->bytes));
@@ -215,6 +238,7 @@ void summary_free(struct summary *summary)
     for (size_t i = 0; i < summary->n_weight; i++) {
         free(summary->weight[i].name);
         free(summary->weight[i].description);
+        json_drop(summary->weight[i].stated);
     }
     free(summary->weight);
     free(summary->name);

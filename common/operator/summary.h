@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "files/source.h"
+#include "operator/transform.h"
 
 struct weight {
     char *name;
@@ -17,6 +18,8 @@ struct weight {
     char stored[16];             /* the type there where it has another name: "Q4_1"; otherwise "" */
     char *description;           /* "f16 576x576", "f16 1x576x1x100 100x1x576x1" */
     int cores;
+    struct transform input;
+    struct json *stated;         /* what the first core says of it */
 };
 
 struct summary {

@@ -22,24 +22,37 @@ static bool bits_known(int bits)
     return (bits >= 2 && bits <= 6) || bits == 8;
 }
 
+/* ZERO, or ZERO-s6, ZERO-s8. */
+static bool parse_offset(const char *text, struct dtype *dtype)
+{
+    for (int zero = ZERO_NONE; zero <= ZERO_MIN; zero++) {
+        size_t length = strlen(dtype_zero_names[zero]);
+
+        if (strncmp(text, dtype_zero_names[zero], length) != 0)
+            continue;
+        dtype->zero = (enum dtype_zero)zero;
+        dtype->scale_bits = !strcmp(text + length, "-s6") ? 6 : !strcmp(text + length, "-s8") ? 8 : 0;
+        return dtype->scale_bits || !text[length];
+    }
+    return false;
+}
+
 static bool parse_group(const char *name, struct dtype *dtype)
 {
-    int bits = 0, used = 0, group = 0, tail = 0;
-    char offset[8] = "", again[DTYPE_NAME];
+    struct dtype group = {.kind = DTYPE_GROUP};
+    int used = 0, tail = 0;
+    char again[DTYPE_NAME];
 
-    if (sscanf(name, "q%1d-%n", &bits, &used) != 1 || !used || !bits_known(bits))
+    if (sscanf(name, "q%1d-%n", &group.bits, &used) != 1 || !used || !bits_known(group.bits))
         return false;
     if (!strncmp(name + used, "row-", 4))
         tail = 4;
-    else if (sscanf(name + used, "%9d-%n", &group, &tail) != 1 || !tail || group < 1)
+    else if (sscanf(name + used, "%9d-%n", &group.group, &tail) != 1 || !tail || group.group < 1)
         return false;
-    snprintf(offset, sizeof offset, "%s", name + used + tail);
-    for (int zero = ZERO_NONE; zero <= ZERO_MIN; zero++)
-        if (!strcmp(offset, dtype_zero_names[zero])) {
-            *dtype = (struct dtype){DTYPE_GROUP, bits, group, (enum dtype_zero)zero};
-            return !strcmp(dtype_name(*dtype, again), name);     /* one spelling only */
-        }
-    return false;
+    if (!parse_offset(name + used + tail, &group) || strcmp(dtype_name(group, again), name) != 0)
+        return false;                            /* one spelling only */
+    *dtype = group;
+    return true;
 }
 
 bool dtype_parse(const char *name, struct dtype *dtype)
@@ -60,12 +73,15 @@ const char *dtype_name(struct dtype dtype, char buffer[DTYPE_NAME])
         snprintf(buffer, DTYPE_NAME, "q%d-row-%s", dtype.bits, dtype_zero_names[dtype.zero]);
     else
         snprintf(buffer, DTYPE_NAME, "q%d-%d-%s", dtype.bits, dtype.group, dtype_zero_names[dtype.zero]);
+    if (dtype.scale_bits)
+        snprintf(buffer + strlen(buffer), DTYPE_NAME - strlen(buffer), "-s%d", dtype.scale_bits);
     return buffer;
 }
 
 bool dtype_same(struct dtype a, struct dtype b)
 {
-    return a.kind == b.kind && (a.kind != DTYPE_GROUP || (a.bits == b.bits && a.group == b.group && a.zero == b.zero));
+    return a.kind == b.kind && (a.kind != DTYPE_GROUP || (a.bits == b.bits && a.group == b.group && a.zero == b.zero
+                                                          && a.scale_bits == b.scale_bits));
 }
 
 bool dtype_is_real(struct dtype dtype)
@@ -110,21 +126,40 @@ int64_t dtype_payload(struct dtype dtype, int rank, const int64_t *shape)
     return bytes;
 }
 
-static bool round_up(int64_t *offset)
+/* *start: where a plane of rows * bytes starts that comes after *end; *end: its end. An empty plane starts where the
+ * last one ends, without a gap. */
+static bool add_plane(int64_t rows, int64_t bytes, int64_t *start, int64_t *end)
 {
-    int64_t sum;
+    int64_t size, gap = (64 - *end % 64) % 64;
 
-    if (!size_add(*offset, 63, &sum))
+    if (!size_multiply(rows, bytes, &size) || (size && !size_add(*end, gap, end)))
         return false;
-    *offset = sum / 64 * 64;
-    return true;
+    *start = *end;
+    return size_add(*end, size, end);
+}
+
+static bool add_planes(struct group_layout *l)
+{
+    int64_t codes;
+
+    l->total = 0;
+    return add_plane(l->rows, l->code_bytes, &codes, &l->total)
+           && add_plane(l->rows, l->scale_bytes, &l->scale, &l->total)
+           && add_plane(l->rows, l->zero_bytes, &l->zero, &l->total)
+           && add_plane(l->rows, 2 * l->supers, &l->scale_factor, &l->total)
+           && add_plane(l->rows, 2 * l->minimum_supers, &l->minimum_factor, &l->total);
+}
+
+static int64_t packed_bytes(int64_t count, int bits)
+{
+    return (count * bits + 7) / 8;
 }
 
 bool group_layout(struct dtype dtype, int rank, const int64_t *shape, struct group_layout *layout)
 {
     struct group_layout l = {.rows = 1, .length = 1};
     int axis = rank - 1;
-    int64_t tail, codes, scales, zeros;
+    int64_t whole;
 
     while (axis > 0 && shape[axis] == 1)
         axis--;
@@ -137,18 +172,14 @@ bool group_layout(struct dtype dtype, int rank, const int64_t *shape, struct gro
         return false;
     l.group = dtype.group == GROUP_ROW ? (l.length ? l.length : 1) : dtype.group;
     l.groups = (l.length + l.group - 1) / l.group;
-    tail = l.length - (l.groups ? l.groups - 1 : 0) * l.group;
-    l.code_bytes = (l.groups ? l.groups - 1 : 0) * ((l.group * dtype.bits + 7) / 8) + (tail * dtype.bits + 7) / 8;
-    l.zero_bytes = dtype.zero == ZERO_MIN ? 2 * l.groups : dtype.zero == ZERO_INT ? (l.groups * dtype.bits + 7) / 8 : 0;
-    if (!size_multiply(l.rows, l.code_bytes, &codes) || !size_multiply(l.rows, 2 * l.groups, &scales)
-        || !size_multiply(l.rows, l.zero_bytes, &zeros))
-        return false;
-    l.scale = codes;
-    if (!round_up(&l.scale) || !size_add(l.scale, scales, &l.zero))
-        return false;
-    if (zeros && !round_up(&l.zero))
-        return false;
-    if (!size_add(l.zero, zeros, &l.total))
+    l.supers = dtype.scale_bits ? (l.groups + SUPER_GROUPS - 1) / SUPER_GROUPS : 0;
+    l.minimum_supers = dtype.zero == ZERO_MIN ? l.supers : 0;
+    whole = l.groups ? l.groups - 1 : 0;
+    l.code_bytes = whole * packed_bytes(l.group, dtype.bits) + packed_bytes(l.length - whole * l.group, dtype.bits);
+    l.scale_bytes = packed_bytes(l.groups, dtype.scale_bits ? dtype.scale_bits : 16);
+    l.zero_bytes = dtype.zero == ZERO_MIN   ? l.scale_bytes
+                   : dtype.zero == ZERO_INT ? packed_bytes(l.groups, dtype.bits) : 0;
+    if (!add_planes(&l))
         return false;
     *layout = l;
     return true;

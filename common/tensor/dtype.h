@@ -7,9 +7,13 @@
  *     int    w = scale * (code - zero),    zero an unsigned integer of `bits` bits
  *     min    w = scale * code + minimum,   minimum in f16
  *
- * code is unsigned, scale f16. Rows run along the last axis longer than 1; groups never cross rows, and a short
- * last group has its own scale and offset. A payload is three planes, each starting at a multiple of 64 bytes (see
- * struct group_layout). */
+ * code is unsigned, scale f16. With "-s6" or "-s8" behind the name ("q3-64-min-s6") the groups of a row come in
+ * super-blocks of SUPER_GROUPS (a shorter one at the row's end), and a group's scale and minimum are a factor times an
+ * unsigned integer of 6 or 8 bits: each super-block has an f16 factor for its scales and one for its minima, of either
+ * sign. Zero points stay as they are.
+ *
+ * Rows run along the last axis longer than 1; groups never cross rows, and a short last group has its own scale and
+ * offset. A payload is up to GROUP_PLANES planes, each starting at a multiple of 64 bytes (see struct group_layout). */
 #ifndef TENSOR_DTYPE_H
 #define TENSOR_DTYPE_H
 
@@ -21,6 +25,8 @@ enum dtype_kind { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F64, DTYPE_U8, DTYPE_I
 enum dtype_zero { ZERO_NONE, ZERO_INT, ZERO_MIN };
 
 enum { GROUP_ROW = 0 };          /* group: the whole row */
+enum { SUPER_GROUPS = 8 };       /* groups that share the f16 factors of their integer scales and minima */
+enum { GROUP_PLANES = 5 };       /* the most planes of a payload */
 enum { TENSOR_RANK = 8 };        /* the most axes a tensor has */
 enum { DTYPE_NAME = 32 };        /* bytes of a name, terminated */
 
@@ -28,6 +34,7 @@ struct dtype {
     enum dtype_kind kind;
     int bits, group;             /* of DTYPE_GROUP only */
     enum dtype_zero zero;
+    int scale_bits;              /* 0: f16 scales and minima; 6 or 8: integers with factors, in super-blocks */
 };
 
 #define DTYPE(k) ((struct dtype){.kind = DTYPE_##k})
@@ -56,13 +63,19 @@ int dtype_size(struct dtype dtype);
  * negative, the product exceeds INT64_MAX, or an empty tensor's other axes multiply to more than 2^24. */
 int64_t dtype_payload(struct dtype dtype, int rank, const int64_t *shape);
 
-/* Where things lie in the payload of a group format. */
+/* Where things lie in the payload of a group format. The planes follow each other as here; one that isn't there has
+ * zero bytes. Packed integers are little-endian within a row, a row starts at a whole byte. */
 struct group_layout {
     int64_t rows, length;        /* of the tensor, rows along its last axis longer than 1 */
     int64_t group, groups;       /* elements per group, groups per row */
+    int64_t supers;              /* super-blocks per row; scale_bits 0: 0 */
     int64_t code_bytes;          /* bytes of codes per row: each group starts at a whole byte */
-    int64_t zero_bytes;          /* int: bytes of packed zero points per row; min: 2 * groups; none: 0 */
-    int64_t scale, zero, total;  /* offsets of planes: codes [rows][code_bytes] at 0, scale [rows][groups] f16 */
+    int64_t scale_bytes;         /* of scales per row: 2 * groups, or those of packed integers */
+    int64_t zero_bytes;          /* int: of packed zero points per row; min: as scale_bytes; none: 0 */
+    int64_t minimum_supers;      /* factors of minima per row: supers, or 0 where the format has no minima */
+    int64_t scale, zero;         /* offsets of planes: codes [rows][code_bytes] at 0, scale [rows][scale_bytes], */
+    int64_t scale_factor;        /* zero [rows][zero_bytes], scale_factor [rows][supers] f16, */
+    int64_t minimum_factor, total;       /* minimum_factor [rows][minimum_supers] f16 */
 };
 
 /* False where the shape overflows. */

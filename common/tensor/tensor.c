@@ -7,6 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void clear_gaps(struct tensor *tensor)
+{
+    struct group_layout l;
+
+    group_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
+    const int64_t end[] = {l.rows * l.code_bytes, l.scale + l.rows * l.scale_bytes, l.zero + l.rows * l.zero_bytes,
+                           l.scale_factor + l.rows * l.supers * 2};
+    const int64_t start[] = {l.scale, l.zero, l.scale_factor, l.minimum_factor};
+
+    for (int plane = 0; plane < 4; plane++)
+        memset(tensor->data + end[plane], 0, (size_t)(start[plane] - end[plane]));
+}
+
 struct tensor tensor_new(struct dtype dtype, int rank, const int64_t *shape)
 {
     struct tensor tensor = {.dtype = dtype, .rank = rank, .bytes = dtype_payload(dtype, rank, shape)};
@@ -14,6 +27,8 @@ struct tensor tensor_new(struct dtype dtype, int rank, const int64_t *shape)
     assert(rank >= 0 && rank <= TENSOR_RANK && tensor.bytes >= 0);
     memcpy(tensor.shape, shape, (size_t)rank * sizeof *shape);
     tensor.data = xaligned((size_t)tensor.bytes, 1);
+    if (dtype.kind == DTYPE_GROUP)
+        clear_gaps(&tensor);
     return tensor;
 }
 
@@ -186,110 +201,14 @@ static void plain_to_float(enum dtype_kind kind, const unsigned char *in, int64_
     }
 }
 
-
-void codes_pack(int bits, int64_t length, int64_t group, const unsigned char *codes, unsigned char *packed)
-{
-    for (int64_t first = 0; first < length; first += group) {
-        int64_t count = length - first < group ? length - first : group;
-        unsigned buffer = 0;
-        int filled = 0;
-
-        for (int64_t i = 0; i < count; i++) {
-            buffer |= (unsigned)codes[first + i] << filled;
-            for (filled += bits; filled >= 8; filled -= 8, buffer >>= 8)
-                *packed++ = (unsigned char)buffer;
-        }
-        if (filled)
-            *packed++ = (unsigned char)buffer;
-    }
-}
-
-void codes_unpack(int bits, int64_t length, int64_t group, const unsigned char *packed, unsigned char *codes)
-{
-    for (int64_t first = 0; first < length; first += group) {
-        int64_t count = length - first < group ? length - first : group;
-        unsigned buffer = 0;
-        int filled = 0;
-
-        for (int64_t i = 0; i < count; i++) {
-            if (filled < bits) {
-                buffer |= (unsigned)*packed++ << filled;
-                filled += 8;
-            }
-            codes[first + i] = (unsigned char)(buffer & ((1u << bits) - 1));
-            buffer >>= bits;
-            filled -= bits;
-        }
-    }
-}
-
-void tensor_put_codes(struct tensor *tensor, int64_t row, const unsigned char *codes, const uint16_t *scale,
-                      const uint16_t *zero)
-{
-    struct group_layout layout;
-    unsigned char *at;
-
-    group_layout(tensor->dtype, tensor->rank, tensor->shape, &layout);
-    codes_pack(tensor->dtype.bits, layout.length, layout.group, codes, tensor->data + row * layout.code_bytes);
-    memcpy(tensor->data + layout.scale + row * layout.groups * 2, scale, (size_t)layout.groups * 2);
-    at = tensor->data + layout.zero + row * layout.zero_bytes;
-    if (tensor->dtype.zero == ZERO_MIN)
-        memcpy(at, zero, (size_t)layout.groups * 2);
-    else if (tensor->dtype.zero == ZERO_INT) {
-        unsigned char *points = xmalloc((size_t)layout.groups);
-
-        for (int64_t g = 0; g < layout.groups; g++)
-            points[g] = (unsigned char)zero[g];
-        codes_pack(tensor->dtype.bits, layout.groups, layout.groups, points, at);
-        free(points);
-    }
-}
-
-/* out [length]: one row of a group format; scratch holds 2 * length + 1 bytes. */
-static void group_row(const struct tensor *tensor, const struct group_layout *layout, int64_t row,
-                      unsigned char *scratch, float *out)
-{
-    int bits = tensor->dtype.bits;
-    unsigned char *codes = scratch, *points = scratch + layout->length;
-    const uint16_t *scale = (const void *)(tensor->data + layout->scale + row * layout->groups * 2);
-    const unsigned char *zero = tensor->data + layout->zero + row * layout->zero_bytes;
-
-    codes_unpack(bits, layout->length, layout->group, tensor->data + row * layout->code_bytes, codes);
-    if (tensor->dtype.zero == ZERO_INT)
-        codes_unpack(bits, layout->groups, layout->groups, zero, points);
-    for (int64_t g = 0; g < layout->groups; g++) {
-        int64_t first = g * layout->group, last = first + layout->group < layout->length ? first + layout->group
-                                                                                        : layout->length;
-        float step = half_to_float(scale[g]);
-
-        if (tensor->dtype.zero == ZERO_MIN) {
-            float minimum = half_to_float(((const uint16_t *)(const void *)zero)[g]);
-
-            for (int64_t i = first; i < last; i++)
-                out[i] = step * (float)codes[i] + minimum;
-        } else {
-            int offset = tensor->dtype.zero == ZERO_INT ? points[g] : 1 << (bits - 1);
-
-            for (int64_t i = first; i < last; i++)
-                out[i] = step * (float)((int)codes[i] - offset);
-        }
-    }
-}
-
 void tensor_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out)
 {
     int64_t length = tensor_row_length(tensor);
 
     assert(dtype_is_real(tensor->dtype));
-    if (tensor->dtype.kind == DTYPE_GROUP) {
-        struct group_layout layout;
-        unsigned char *scratch = xmalloc((size_t)length * 2 + 1);
-
-        group_layout(tensor->dtype, tensor->rank, tensor->shape, &layout);
-        for (int64_t row = 0; row < rows; row++)
-            group_row(tensor, &layout, first + row, scratch, out + row * length);
-        free(scratch);
-    } else
+    if (tensor->dtype.kind == DTYPE_GROUP)
+        group_get_rows(tensor, first, rows, out);
+    else
         plain_to_float(tensor->dtype.kind, tensor->data + first * length * dtype_size(tensor->dtype),
                        rows * length, out);
 }

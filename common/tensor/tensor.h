@@ -15,7 +15,8 @@ struct tensor {
     unsigned char *data;         /* owned, at a multiple of 64 unless it was read from a pipe in pieces */
 };
 
-/* A tensor whose payload is allocated, not set. Sizes must be good (dtype_payload() >= 0). */
+/* A tensor whose payload is allocated, not set; only the gaps between the planes of a group format are zero, so that
+ * equal rows give equal bytes. Sizes must be good (dtype_payload() >= 0). */
 struct tensor tensor_new(struct dtype dtype, int rank, const int64_t *shape);
 
 /* Releases the payload and zeroes. */
@@ -55,8 +56,29 @@ uint16_t bfloat_from_float(float value);
 void codes_pack(int bits, int64_t length, int64_t group, const unsigned char *codes, unsigned char *packed);
 void codes_unpack(int bits, int64_t length, int64_t group, const unsigned char *packed, unsigned char *codes);
 
-/* One row of a group format written into the payload of tensor: codes [length] one byte each, scale [groups] f16,
- * zero [groups]: the zero points (int), the f16 minima (min), or NULL (none). */
+/* One row of a group format, unpacked: as tensor_put_row() writes it. */
+struct group_row {
+    unsigned char *codes;        /* [length] */
+    uint16_t *scale;             /* [groups]: f16, or integers of scale_bits */
+    uint16_t *zero;              /* [groups]: zero points (int); f16 or integers of scale_bits (min); unused (none) */
+    uint16_t *scale_factor;      /* [supers] f16; the last two are for formats with scale_bits only */
+    uint16_t *minimum_factor;    /* [supers] f16; min only */
+};
+
+/* Room for one row of such a layout, all zero. */
+struct group_row group_row_new(const struct group_layout *layout);
+void group_row_free(struct group_row *row);
+
+/* Packs a row into the payload of tensor, whose layout this is. Integers must fit their bits. Different rows may be
+ * written by different threads. */
+void tensor_put_row(struct tensor *tensor, const struct group_layout *layout, int64_t index,
+                    const struct group_row *row);
+
+/* What tensor_get_rows() does for a group format. */
+void group_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out);
+
+/* tensor_put_row() for a format without scale_bits, from parts: codes [length], scale [groups] f16, zero [groups]: the
+ * zero points (int), the f16 minima (min), or NULL (none). */
 void tensor_put_codes(struct tensor *tensor, int64_t row, const unsigned char *codes, const uint16_t *scale,
                       const uint16_t *zero);
 

@@ -160,7 +160,7 @@ static void bench_token(const char *name, enum activations activations, const fl
             bytes += (double)token.w[layer][i]->bytes;
         }
     time = seconds(run_token, &token);
-    printf("one token, %-10s %-4s %8.1f us  %6.1f tokens/s  %5.1f GB/s\n", name,
+    printf("one token, %-12s %-4s %8.1f us  %6.1f tokens/s  %5.1f GB/s\n", name,
            activations ? "int8" : "f32", time * 1e6, 1 / time, bytes / time / 1e9);
     for (int layer = 0; layer < 31; layer++)
         for (int i = 0; i < 8; i++)
@@ -263,6 +263,9 @@ int main(int argc, char **argv)
     bench_token("q4-32-none", ACTIVATIONS_F32, x, y);
     bench_token("q4-32-min", ACTIVATIONS_INT8, x, y);
     bench_token("q3-64-int", ACTIVATIONS_INT8, x, y);
+    bench_token("q3-64-min", ACTIVATIONS_INT8, x, y);
+    bench_token("q3-64-min-s6", ACTIVATIONS_INT8, x, y);
+    bench_token("q3-64-min-s6", ACTIVATIONS_F32, x, y);
     bench_token("q8-32-none", ACTIVATIONS_INT8, x, y);
     bench_token("q8-32-none", ACTIVATIONS_F32, x, y);
     bench_token("bf16", ACTIVATIONS_F32, x, y);

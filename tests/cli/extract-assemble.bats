@@ -314,6 +314,23 @@ own_copy() {
     [ "$rc" -eq 65 ]
 }
 
+@test "integer scales keep their name and their bytes through a directory" {
+    local zero
+    for zero in none int min; do
+        extract-layer model | quantize -q --bits 3 --group 8 --zero "$zero" --scale-bits 6 -o packed.tns
+        tensor-info packed.tns | grep -q "q3-8-$zero-s6"
+        rm -rf packed
+        assemble -q packed.tns -o packed --max-shard-size 40KB
+        extract-layer packed -o again.tns
+        tensor-diff packed.tns again.tns
+        tensor-info packed | grep -q "q3-8-$zero-s6"
+    done
+    # another payload than the name asks for
+    sed -i "s/q3-8-min-s6/q3-8-min-s8/g" packed/*.safetensors
+    exits 65 extract-layer packed
+    says "bytes, expected"
+}
+
 @test "assemble --dense makes a plain checkpoint" {
     extract-layer model | quantize -q --bits 4 --group 32 --zero min -o packed.tns
     assemble -q packed.tns --dense -o dense

@@ -152,6 +152,33 @@ programs="extract-layer mpo-decompose mpo-contract quantize assemble tensor-info
     quantize -q --inverse "$BATS_FILE_TMPDIR/small.tns" | tensor-diff "$BATS_FILE_TMPDIR/small.tns" -
 }
 
+@test "operators behind a transform are what they multiply out to, in every program" {
+    whole="$BATS_FILE_TMPDIR/whole.tns"
+    quantize -q --bits 4 --group 32 --rotate=16 --seed 3 -o turned.tns "$whole"
+    run tensor-info turned.tns
+    [[ $output == *"down_proj.weight"*"q4-32-min 64x172 after hadamard 4"* ]]
+    [[ $output == *"q_proj.weight"*"q4-32-min 64x64 after hadamard 16"* ]]
+    mpo-contract turned.tns -o dense.tns
+    tensor-diff dense.tns turned.tns
+    tensor-diff --tolerance 0.1 "$whole" dense.tns
+    run tensor-info dense.tns
+    [[ $output != *hadamard* ]]
+    assemble -q -o turned turned.tns
+    extract-layer turned | cmp turned.tns -
+    tensor-info --json turned > info
+    grep -q '"hadamard": 16' info
+    assemble -q --dense --dtype f32 -o dense turned.tns
+    tensor-diff turned.tns dense
+    quantize -q --inverse turned.tns | tensor-diff turned.tns -
+    mpo-decompose -q --force --tolerance 1e-4 --dtype f32 --match '*gate*' turned.tns | tensor-diff --tolerance 1e-4 turned.tns -
+    echo "Once upon a time there was a cat." > text
+    for model in "turned dense" "turned.tns dense.tns"; do
+        # shellcheck disable=SC2086
+        evaluate -q kl $model text > result
+        "$PYTHON" -c 'import json; r = json.load(open("result")); assert abs(r["kl"]) < 1e-7 and r["agreement"] == 1, r'
+    done
+}
+
 @test "quantize refuses what it can't do" {
     for options in "--bits 7" "--bits 9" "--bits 1" "--bits x" "--group 0" "--zero maybe" "--inverse --bits 4" "--dtype f16" \
                    "--plan p --bits 4" "a b" "--embedding-bits 1"; do

@@ -10,6 +10,7 @@
 #include "operator/apply_internal.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +25,7 @@ struct chain_spec {
 };
 
 struct spec {
-    const char *name;
+    const char *name;            /* "hadamard BLOCK/SEED, ..." has that transform */
     struct chain_spec term[TERMS];
 };
 
@@ -72,6 +73,14 @@ static const struct spec specs[] = {
     {"three sites, empty middle", {{3, {7, 1, 5}, {7, 1, 10}, {1, 6, 5, 1}, {F32, F32, F32}}}},
     {"four sites", {{4, {2, 3, 1, 4}, {3, 1, 5, 2}, {1, 3, 7, 4, 1}, {F32, F32, F32, F32}}}},
     {"five sites", {{5, {2, 3, 2, 1, 3}, {2, 2, 3, 5, 2}, {1, 4, 6, 5, 3, 1}, {F32, F32, F32, F32, F32}}}},
+    {"hadamard 32/5, packed", {{1, {35}, {96}, {1, 1}, {PACKED(3, 32, MIN)}}}},
+    {"hadamard 2/5, dense", {{1, {35}, {70}, {1, 1}, {F16}}}},
+    {"hadamard 2/5, low rank", {{2, {35, 1}, {1, 70}, {1, 9, 1}, {F32, F16}}}},
+    {"hadamard 2/9, packed + low rank", {{1, {35}, {70}, {1, 1}, {PACKED(4, 32, MIN)}},
+                                         {2, {35, 1}, {1, 70}, {1, 5, 1}, {F16, F16}}}},
+    {"hadamard 2/9, chain + dense", {{2, {7, 5}, {7, 10}, {1, 4, 1}, {F32, F16}}, {1, {35}, {70}, {1, 1}, {F16}}}},
+    {"hadamard 64/1, three sites", {{3, {3, 4, 5}, {4, 2, 8}, {1, 6, 8, 1}, {F32, BF16, F32}}}},
+    {"hadamard 16/0, low rank packed", {{2, {35, 1}, {1, 96}, {1, 40, 1}, {PACKED(4, 32, MIN), PACKED(6, 32, NONE)}}}},
     {"five sites, large chi", {{5, {2, 3, 2, 2, 3}, {2, 2, 3, 2, 2}, {1, 4, 24, 30, 6, 1}, {F32, F32, F32, F32, F32}}}},
 };
 
@@ -136,7 +145,10 @@ static inline struct operator make_term(const struct chain_spec *z, uint64_t see
 static inline struct operator make(const struct spec *spec)
 {
     struct operator op = make_term(&spec->term[0], 0);
+    long long block, seed;
 
+    if (sscanf(spec->name, "hadamard %lld/%lld", &block, &seed) == 2)
+        op.input = (struct transform){block, (uint64_t)seed};
     op.term = xreallocarray(op.term, TERMS, sizeof *op.term);
     for (int t = 1; t < TERMS && spec->term[t].n; t++) {
         struct operator more = make_term(&spec->term[t], (uint64_t)t);
@@ -217,10 +229,23 @@ static inline void multiply_core(double *y, const struct tensor *core, const dou
     free(rounded);
 }
 
+/* T x, which test_transform.c holds to the definition. */
+static inline double *turned_input(const struct operator *op, const float *x, int64_t n)
+{
+    float *turned = xmallocarray((size_t)(n * op->in), sizeof *turned);
+    double *result;
+
+    memcpy(turned, x, (size_t)(n * op->in) * sizeof *x);
+    transform_rows(op->input, turned, n, op->in);
+    result = in_double(turned, n * op->in);
+    free(turned);
+    return result;
+}
+
 /* y [n, out] = W x in double: whole terms by operator_dense(), matrices and low rank core by core. */
 static inline float *expected(const struct operator *op, const float *host_x, int64_t n, enum activations activations)
 {
-    double *x = in_double(host_x, n * op->in), *y = xcalloc((size_t)(n * op->out) + 1, sizeof *y);
+    double *x = turned_input(op, host_x, n), *y = xcalloc((size_t)(n * op->out) + 1, sizeof *y);
     float *w = xmallocarray((size_t)(op->out * op->in), sizeof *w), *result;
 
     for (int t = 0; t < op->n_term; t++) {

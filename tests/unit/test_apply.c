@@ -31,11 +31,12 @@ static void test_all_kinds(void)
 }
 
 /* A number at the border between two codes may fall to either side, by a 254th of its group's largest, in a low-rank
- * term's middle: one in some thousand numbers does. */
+ * term's middle or behind a transform: one in some thousand numbers does. */
 static void test_int8_activations(void)
 {
     for (int i = 0; i < N_SPEC; i++)
-        check_spec(&specs[i], ACTIVATIONS_INT8, strstr(specs[i].name, "low rank packed") ? 2e-3 : BOUND);
+        check_spec(&specs[i], ACTIVATIONS_INT8,
+                   strstr(specs[i].name, "low rank packed") || strstr(specs[i].name, "hadamard") ? 2e-3 : BOUND);
 }
 
 static void test_gather(void)

@@ -146,6 +146,7 @@ static void test_workspace(void)
         {{"three", {{3, {2, 512, 2}, {2, 512, 2}, {1, 4, 4, 1}, {F32, F32, F32}}}}, 64, 40 * MIB},
         {{"low rank", {{2, {300, 1}, {1, 300}, {1, 300, 1}, {F32, F32}}}}, 1, 4096},
         {{"low rank, many columns", {{2, {3, 1}, {1, 3}, {1, 512, 1}, {F32, F32}}}}, 40000, 40 * MIB},
+        {{"hadamard 1024/0, many columns", {{1, {3}, {2048}, {1, 1}, {F32}}}}, 12000, 33 * MIB},
         {{"dense", {{1, {100}, {100}, {1, 1}, {F32}}}}, 1000, 0},
         {{"packed", {{1, {100}, {100}, {1, 1}, {PACKED(4, 32, MIN)}}}}, 1000, 0},
     };
@@ -171,6 +172,7 @@ static void test_choice(void)
     static const struct spec balanced = {"", {{2, {24, 24}, {24, 24}, {1, 64, 1}, {F32, F32}}}};
     static const struct spec from_right = {"", {{3, {40, 30, 1}, {1, 1, 100}, {1, 40, 3, 1}, {F32, F32, F32}}}};
     static const struct spec from_left = {"", {{3, {1, 1, 100}, {40, 30, 1}, {1, 40, 3, 1}, {F32, F32, F32}}}};
+    static const struct spec turned = {"hadamard 32/1", {{1, {35}, {96}, {1, 1}, {F32}}}};
     struct applied *w = place(&balanced, &device_cpu, ACTIVATIONS_F32);
     int64_t sweep = 24 * 24 * 24 * 64 * 2, whole = 576 * 576;
 
@@ -187,6 +189,10 @@ static void test_choice(void)
     w = place(&from_left, &device_cpu, ACTIVATIONS_F32);
     assert_int_equal(apply_work(w, 1), 40 * 30 * 40 + 30 * 40 * 3 + 3 * 100);
     assert_true(w->term[0].sites.from_left);
+    apply_free(w);
+    w = place(&turned, &device_cpu, ACTIVATIONS_F32);
+    assert_int_equal(apply_work(w, 1), 35 * 96 + 6 * 96);
+    assert_int_equal(apply_bytes(w), (35 + 1) * 96 * 4);
     apply_free(w);
     w = place(&specs[18], &device_cpu, ACTIVATIONS_F32);
     assert_int_equal(apply_work(w, 1), 35 * 70 + 5 * (35 + 70));

@@ -179,9 +179,11 @@ static void test_plan(void)
 
     assert_int_equal(read_plan(&plan, "# first\n\n*.q_proj.weight chi=7 dtype=bf16 # queries\n"
                                       "*.layers.[01].* keep=0.25 sites=3 bits=3 group=row zero=int\r\n"
-                                      "*_proj.weight\ttolerance=0.5 shape=2x3,4x5\n* bits=8"), EX_OK);
+                                      "*_proj.weight\ttolerance=0.5 shape=2x3,4x5\n"
+                                      "*.norm* bits=2 scale_bits=6 rotate=64 residual_chi=16 residual_bits=16\n"
+                                      "* bits=8 scale_bits=0 rotate=0 residual_chi=0"), EX_OK);
     assert_string_equal(plan.name, "test.plan");
-    assert_int_equal(plan.n_line, 4);
+    assert_int_equal(plan.n_line, 5);
     line = plan_find(&plan, "model.layers.0.self_attn.q_proj.weight");
     assert_true(line->chi == 7 && line->has_dtype && line->dtype.kind == DTYPE_BF16 && line->bits == 0);
     line = plan_find(&plan, "model.layers.1.mlp.up_proj.weight");
@@ -190,7 +192,11 @@ static void test_plan(void)
     line = plan_find(&plan, "model.layers.2.mlp.up_proj.weight");
     assert_true(line->tolerance == 0.5);
     assert_string_equal(line->shape, "2x3,4x5");
-    assert_int_equal(plan_find(&plan, "lm_head.weight")->bits, 8);
+    line = plan_find(&plan, "model.norm.weight");
+    assert_true(line->bits == 2 && line->scale_bits == 6 && line->rotate == 64);
+    assert_true(line->residual_chi == 16 && line->residual_bits == 16);
+    line = plan_find(&plan, "lm_head.weight");
+    assert_true(line->bits == 8 && !line->scale_bits && !line->rotate && !line->residual_chi && !line->residual_bits);
     plan_free(&plan);
     assert_int_equal(read_plan(&plan, ""), EX_OK);
     assert_null(plan_find(&plan, "x"));
@@ -203,6 +209,9 @@ static void test_bad_plans(void)
                                       "keep=2",   "keep=nan",     "tolerance=-1",   "sites=1",  "sites=17",
                                       "shape=2",  "shape=2x3",    "dtype=q8",       "dtype=f64", "bits=7",
                                       "bits=1",   "group=0",      "zero=maybe",     "color=red",
+                                      "scale_bits=4", "scale_bits=-6", "rotate=1", "rotate=48", "rotate=131072",
+                                      "rotate=-2", "residual_chi=-1", "residual_chi=x", "residual_bits=7",
+                                      "residual_bits=9", "residual_bits=1", "residual_bits=0",
                                       "chi=1 keep=0.5", "keep=0.5 tolerance=0.5", "sites=3 shape=2x2,3x3"};
 
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

@@ -12,7 +12,7 @@
 
 enum { PAD = 3 };
 
-/* Any codes, scales near 0.1, minima near 0.1. */
+/* Any codes, scales near 0.1, minima near 0.1; any integers, of either sign with their factors. */
 static struct tensor random_packed(struct dtype dtype, int rank, const int64_t *shape)
 {
     struct tensor tensor = tensor_new(dtype, rank, shape);
@@ -27,7 +27,12 @@ static struct tensor random_packed(struct dtype dtype, int rank, const int64_t *
         memcpy(tensor.data + i, word, (size_t)(tensor.bytes - i < 16 ? tensor.bytes - i : 16));
     }
     noise = normal("scales", 2 * layout.rows * layout.groups);
-    for (int64_t i = 0; i < layout.rows * layout.groups; i++) {
+    for (int64_t i = 0; i < layout.rows * layout.supers; i++) {
+        ((uint16_t *)(void *)(tensor.data + layout.scale_factor))[i] = half_from_float(0.002f * noise[2 * i]);
+        if (dtype.zero == ZERO_MIN)
+            ((uint16_t *)(void *)(tensor.data + layout.minimum_factor))[i] = half_from_float(0.002f * noise[2 * i + 1]);
+    }
+    for (int64_t i = 0; !dtype.scale_bits && i < layout.rows * layout.groups; i++) {
         ((uint16_t *)(void *)(tensor.data + layout.scale))[i] = half_from_float(0.1f + 0.03f * noise[2 * i]);
         if (dtype.zero == ZERO_MIN)
             ((uint16_t *)(void *)(tensor.data + layout.zero))[i] = half_from_float(0.1f * noise[2 * i + 1]);
@@ -130,12 +135,14 @@ static void test_plain(void)
 
 static void check_packed(enum activations activations)
 {
-    static const int bits[] = {2, 3, 4, 5, 6, 8}, groups[] = {32, 64, 16, GROUP_ROW, 100};
+    static const int bits[] = {2, 3, 4, 5, 6, 8}, groups[] = {32, 64, 16, GROUP_ROW, 100}, integers[] = {0, 6, 8};
 
     for (int b = 0; b < 6; b++)
         for (int zero = ZERO_NONE; zero <= ZERO_MIN; zero++)
             for (int g = 0; g < 5; g++)
-                check_dtype((struct dtype){DTYPE_GROUP, bits[b], groups[g], (enum dtype_zero)zero}, activations);
+                for (int s = 0; s < 3; s++)
+                    check_dtype((struct dtype){DTYPE_GROUP, bits[b], groups[g], (enum dtype_zero)zero, integers[s]},
+                                activations);
 }
 
 static void test_packed_f32(void)
@@ -153,10 +160,11 @@ static void test_shapes(void)
 {
     static const int64_t shapes[][4] = {{1, 70, 33, 1}, {1, 70, 1, 33}, {70, 1, 33, 1}, {1, 70, 1, 1}, {1, 1, 70, 1},
                                         {70, 1, 1, 1}, {1, 1, 1, 1}};
-    struct dtype dtypes[] = {DTYPE(F32), DTYPE(BF16), {DTYPE_GROUP, 4, 32, ZERO_NONE}, {DTYPE_GROUP, 3, 100, ZERO_MIN}};
+    struct dtype dtypes[] = {DTYPE(F32), DTYPE(BF16), {DTYPE_GROUP, 4, 32, ZERO_NONE, 0},
+                             {DTYPE_GROUP, 3, 100, ZERO_MIN, 0}, {DTYPE_GROUP, 5, 2, ZERO_MIN, 6}};
 
     for (int s = 0; s < 7; s++)
-        for (int d = 0; d < 4; d++) {
+        for (int d = 0; d < 5; d++) {
             struct tensor tensor = random_tensor(dtypes[d], 4, shapes[s]), copy = copy_of(&tensor);
             struct placed *w = device_cpu.place(&copy, ACTIVATIONS_INT8);
             int64_t n = 5, rows = w->rows, columns = w->columns;
@@ -177,9 +185,10 @@ static void test_shapes(void)
 /* Products of one input with matrices of all kinds at once are those of each alone. */
 static void test_several(void)
 {
-    struct dtype dtypes[] = {DTYPE(F32), {DTYPE_GROUP, 4, 32, ZERO_NONE}, {DTYPE_GROUP, 5, 20, ZERO_INT}, DTYPE(F16),
-                             {DTYPE_GROUP, 6, 64, ZERO_MIN}, {DTYPE_GROUP, 4, 32, ZERO_INT}};
-    enum { COUNT = 6, COLUMNS = 150, ROWS = 90 };
+    struct dtype dtypes[] = {DTYPE(F32), {DTYPE_GROUP, 4, 32, ZERO_NONE, 0}, {DTYPE_GROUP, 5, 20, ZERO_INT, 0},
+                             DTYPE(F16), {DTYPE_GROUP, 6, 64, ZERO_MIN, 0}, {DTYPE_GROUP, 4, 32, ZERO_INT, 0},
+                             {DTYPE_GROUP, 3, 32, ZERO_MIN, 6}};
+    enum { COUNT = 7, COLUMNS = 150, ROWS = 90 };
 
     for (int64_t n = 1; n < 80; n = 3 * n + 1) {
         float *x = normal("x", n * COLUMNS), *y = xcalloc((size_t)(2 * COUNT * n * ROWS), sizeof *y);
@@ -208,11 +217,11 @@ static void test_gather(void)
 {
     static const int bits[] = {2, 3, 4, 5, 6, 8}, groups[] = {32, 20, GROUP_ROW, 64};
 
-    for (int i = 0; i < 6 * 3 * 4 + 4; i++) {
+    for (int i = 0; i < 6 * 3 * 4 * 3 + 4; i++) {
         struct dtype dtype = i < 4 ? (struct dtype[]){DTYPE(F32), DTYPE(F16), DTYPE(BF16), DTYPE(F64)}[i]
                                    : (struct dtype){DTYPE_GROUP, bits[i % 6], groups[i / 6 % 4],
-                                                    (enum dtype_zero)(i / 24 % 3)};
-        int64_t columns = i % 5 ? 97 : 1;
+                                                    (enum dtype_zero)(i / 24 % 3), (int[]){0, 6, 8}[i / 72 % 3]};
+        int64_t columns = i % 5 == 0 ? 1 : i % 2 ? 97 : 301;
         struct tensor tensor = random_tensor(dtype, 2, (int64_t[]){37, columns});
         float *whole = xmallocarray((size_t)(37 * columns), 4), *y = xmallocarray((size_t)(3 * columns), 4);
         struct placed *w;
@@ -234,7 +243,7 @@ static void test_rounding_limits(void)
 {
     for (const struct kernels *const *kernels = kernels_all(); *kernels; kernels++)
         for (int bad = 0; bad < 2; bad++) {
-            struct tensor tensor = random_tensor((struct dtype){DTYPE_GROUP, 4, 32, ZERO_NONE}, 2, (int64_t[]){5, 96});
+            struct tensor tensor = random_tensor((struct dtype){DTYPE_GROUP, 4, 32, ZERO_NONE, 0}, 2, (int64_t[]){5, 96});
             struct tensor copy = copy_of(&tensor);
             struct placed *w = device_cpu.place(&tensor, ACTIVATIONS_INT8);
             struct placed *reference = device_reference.place(&copy, ACTIVATIONS_INT8);

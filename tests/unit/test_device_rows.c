@@ -62,6 +62,59 @@ static void test_rows(void)
     }
 }
 
+struct hadamard {
+    const float *sign, *x;       /* x NULL: in place */
+    int64_t n, d, block;
+    bool inverse;
+};
+
+static void run_hadamard(const struct device *device, void *context, float *y)
+{
+    const struct hadamard *h = context;
+    int64_t stride = h->d + 3;
+
+    device->hadamard(y, stride, h->x ? h->x : y, h->x ? h->d : stride, h->sign, h->block, h->inverse, h->n, h->d);
+}
+
+/* Every number is a sum of block others, in log(block) steps. */
+static void test_hadamard(void)
+{
+    for (int64_t block = 1; block <= 1024; block *= 2)
+        for (int blocks = 1; blocks <= 5; blocks += 2)
+            for (int variant = 0; variant < 4; variant++) {
+                struct hadamard h = {.n = tokens[(variant + blocks) % 8], .d = block * blocks, .block = block,
+                                     .inverse = variant % 2};
+                float *sign = normal("sign", h.d), *x = normal("x", h.n * h.d), *y = normal("y", h.n * (h.d + 3));
+
+                for (int64_t j = 0; j < h.d; j++)
+                    sign[j] = sign[j] < 0 ? -1 : 1;
+                h.sign = sign;
+                h.x = variant / 2 ? x : NULL;
+                check_all(run_hadamard, &h, y, h.n * (h.d + 3), 20 * u * norm(y, 1, h.n * (h.d + 3), 0), "hadamard");
+                free(sign);
+                free(x);
+                free(y);
+            }
+}
+
+/* Filters turn weights with it: the same bytes on any processor. */
+static void test_hadamard_bytes(void)
+{
+    for (int64_t block = 1; block <= 1024; block *= 2) {
+        float *sign = normal("sign", 1024), *x = normal("x", 1024), first[1024], y[1024];
+
+        for (int j = 0; j < 1024; j++)
+            sign[j] = sign[j] < 0 ? -1 : 1;
+        kernels_portable.hadamard(first, x, sign, block, false, 1024);
+        for (const struct kernels *const *kernels = kernels_all(); *kernels; kernels++) {
+            (*kernels)->hadamard(y, x, sign, block, false, 1024);
+            assert_memory_equal(y, first, sizeof y);
+        }
+        free(sign);
+        free(x);
+    }
+}
+
 static void test_silu_limits(void)
 {
     for (const struct kernels *const *kernels = kernels_all(); *kernels; kernels++) {
@@ -204,5 +257,7 @@ static void test_exponentials(void)
         }
 }
 
-CHECK_MAIN({"operations on rows", test_rows}, {"limits of silu", test_silu_limits}, {"attention", test_attend},
+CHECK_MAIN({"operations on rows", test_rows}, {"the fast Hadamard transform", test_hadamard},
+           {"the fast Hadamard transform has the same bytes with all kernels", test_hadamard_bytes},
+           {"limits of silu", test_silu_limits}, {"attention", test_attend},
            {"log_sum_exp", test_log_sum_exp}, {"divergence", test_divergence}, {"exponentials", test_exponentials})

@@ -304,11 +304,93 @@ static void test_threads(void)
     free(a);
 }
 
+/* g [n, n] = a a' of a random a [n, columns], in double. */
+static double *gram_made(int64_t n, int64_t columns)
+{
+    float *a = noise(n * columns, 50);
+    double *g = xaligned((size_t)(n * n), sizeof *g);
+
+    linalg_gram(matrix_of(a, n, columns), g);
+    free(a);
+    return g;
+}
+
+/* Leading vectors are those of the whole decomposition; below the diagonal nothing is read. */
+static void test_eigh_leading(void)
+{
+    static const int64_t orders[] = {1, 2, 5, 90, 300};
+
+    for (size_t k = 0; k < sizeof orders / sizeof *orders; k++) {
+        int64_t n = orders[k], count = (n + 1) / 2;
+        double *g = gram_made(n, n + 3), *all = gram_made(n, n + 3), *was = gram_made(n, n + 3);
+        double *values = xmallocarray((size_t)n, sizeof *values), *whole = xmallocarray((size_t)n, sizeof *whole);
+
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j < i; j++)
+                g[i * n + j] = NAN;
+        assert_int_equal(linalg_eigh_leading(n, count, g, values), EX_OK);
+        assert_int_equal(linalg_eigh(n, all, whole), EX_OK);
+        for (int64_t i = 0; i < n; i++)
+            CHECK_AT_MOST(fabs(values[i] - whole[i]), 1e-12 * whole[0], "value against the whole decomposition's");
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t j = 0; j < n; j++) {
+                double sum = 0;
+
+                for (int64_t l = 0; l < n; l++)
+                    sum += was[j * n + l] * g[i * n + l];
+                CHECK_AT_MOST(fabs(sum - values[i] * g[i * n + j]), 1e-12 * whole[0], "residual of a vector");
+            }
+        free(g);
+        free(all);
+        free(was);
+        free(values);
+        free(whole);
+    }
+}
+
+/* Factors of full and of lower rank give the matrix back, and x r and x r' go back to x. */
+static void test_cholesky_pivoted(void)
+{
+    static const int64_t sizes[][2] = {{1, 4}, {60, 80}, {300, 400}, {60, 20}, {300, 7}, {5, 0}};
+
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        int64_t n = sizes[k][0], rank = sizes[k][1] < n ? sizes[k][1] : n;
+        double *a = gram_made(n, sizes[k][1]), *was = gram_made(n, sizes[k][1]);
+        double *x = xcalloc((size_t)(2 * rank + 1), sizeof *x);
+        int *pivot = xmallocarray((size_t)n, sizeof *pivot);
+
+        assert_int_equal(linalg_cholesky_pivoted(n, a, 1e-11, pivot), rank);
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j < n; j++) {
+                double sum = 0;
+
+                for (int64_t l = 0; l < rank && l <= i && l <= j; l++)
+                    sum += a[l * n + i] * a[l * n + j];
+                CHECK_AT_MOST(fabs(sum - was[pivot[i] * n + pivot[j]]), 1e-9, "r' r against a");
+            }
+        for (int64_t i = 0; i < rank; i++)
+            for (int64_t j = 0; j < rank; j++) {
+                x[j] += i <= j ? a[i * n + j] : 0;              /* ones times r, and r' */
+                x[rank + j] += j <= i ? a[j * n + i] : 0;
+            }
+        linalg_solve64(x, 1, rank, a, n, false);
+        linalg_solve64(x + rank, 1, rank, a, n, true);
+        for (int64_t j = 0; j < 2 * rank; j++)
+            CHECK_AT_MOST(fabs(x[j] - 1), 1e-6, "solution");
+        free(a);
+        free(was);
+        free(x);
+        free(pivot);
+    }
+}
+
 CHECK_MAIN({"products agree with plain loops in double", test_products},
            {"empty products scale or do nothing", test_empty_product},
            {"products in double", test_product64},
            {"Gram matrices are exact to double rounding", test_gram},
            {"eigenvectors: residual, orthogonality, order, signs", test_eigh},
+           {"leading eigenvectors are those of the whole", test_eigh_leading},
+           {"pivoted Cholesky factors of any rank, and solutions by them", test_cholesky_pivoted},
            {"the SVD gives the matrix back", test_svd},
            {"orthonormalisation of good, bad and missing vectors", test_orthonormalise},
            {"sums of squares find what isn't finite", test_sum_squares},

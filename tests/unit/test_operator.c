@@ -5,6 +5,7 @@
 #include "check.h"
 #include "operator/difference.h"
 #include "operator/operator.h"
+#include "operator/summary.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -25,6 +26,9 @@ static const struct sizes shapes[] = {
     {2, {1, 1}, {1, 1}, {1, 1, 1}},
     {3, {4, 3, 2}, {2, 3, 2}, {1, 3, 4, 1}},
     {2, {1, 9}, {5, 1}, {1, 2, 1}},
+    {1, {5}, {24}, {1, 1}},
+    {2, {6, 1}, {1, 24}, {1, 3, 1}},
+    {3, {2, 3, 2}, {3, 2, 4}, {1, 2, 6, 1}},
 };
 
 enum { N_SHAPE = sizeof shapes / sizeof *shapes };
@@ -71,6 +75,26 @@ static double element(const struct operator *op, int term, int64_t o, int64_t i)
     return left[0];
 }
 
+/* W = (sum of terms) T by definition, [out, in]; H[i][j] = (-1)^popcount(i & j) / sqrt(block). */
+static float *defined(const struct operator *op)
+{
+    float *w = xmallocarray((size_t)(op->out * op->in), sizeof *w), *sign = xmallocarray((size_t)op->in, sizeof *sign);
+    int64_t block = op->input.block ? op->input.block : 1;
+
+    transform_signs(op->input, op->in, sign);
+    for (int64_t o = 0; o < op->out; o++)
+        for (int64_t i = 0; i < op->in; i++) {
+            double sum = 0;
+
+            for (int64_t j = i / block * block; j < i / block * block + block; j++)
+                for (int t = 0; t < op->n_term; t++)
+                    sum += element(op, t, o, j) * (__builtin_popcountll((uint64_t)(i & j & (block - 1))) % 2 ? -1 : 1);
+            w[o * op->in + i] = (float)(sum / sqrt((double)block) * (op->input.block ? (double)sign[i] : 1));
+        }
+    free(sign);
+    return w;
+}
+
 /* W band by band, in each size and at each place a band may have, is W. */
 static void check_bands(const struct operator *op, const float *w)
 {
@@ -92,18 +116,13 @@ static void check_bands(const struct operator *op, const float *w)
 static void check_dense(const struct operator *op)
 {
     int64_t count = op->out * op->in;
-    float *w = xmallocarray((size_t)count, sizeof *w), *expected = xmallocarray((size_t)count, sizeof *expected);
+    float *w = xmallocarray((size_t)count, sizeof *w), *expected = defined(op);
+    struct difference d;
 
     operator_dense(op, w);
-    for (int64_t o = 0; o < op->out; o++)
-        for (int64_t i = 0; i < op->in; i++) {
-            double sum = 0;
-
-            for (int t = 0; t < op->n_term; t++)
-                sum += element(op, t, o, i);
-            expected[o * op->in + i] = (float)sum;
-        }
     CHECK_AT_MOST(check_relative(w, expected, count), 1e-6, "contraction");
+    d = operator_difference_from(expected, op);
+    CHECK_AT_MOST(difference_error(&d), 1e-6, "difference");
     check_bands(op, w);
     free(w);
     free(expected);
@@ -119,19 +138,75 @@ static void test_contraction(void)
     }
 }
 
-/* Two terms of one size: 6 x 7 as a matrix of one core and as a product. */
+/* Some have a transform of the largest block that fits. */
+static struct operator make_turned(int i, const char *name)
+{
+    struct operator op = make(&shapes[i], name);
+    int64_t block = transform_block(8 << i % 3, op.in);
+
+    if (block > 1)
+        op.input = (struct transform){block, (uint64_t)i};
+    return op;
+}
+
+static void test_transforms(void)
+{
+    int turned = 0;
+
+    for (int i = 0; i < N_SHAPE; i++) {
+        struct operator op = make_turned(i, "w"), straight = make(&shapes[i], "w");
+        struct difference d = operator_difference(&straight, &op);
+
+        check_dense(&op);
+        assert_true(operator_is_matrix(&op) == (shapes[i].n == 1));
+        assert_true(operator_is_dense(&op) == (shapes[i].n == 1 && !op.input.block));
+        assert_true((difference_error(&d) > 0.1) == (op.input.block > 0));
+        turned += op.input.block > 0;
+        operator_free(&straight);
+        straight = make_turned(i, "w");
+        assert_int_equal(operator_contract(&op, DTYPE(F32)), EX_OK);
+        assert_true(operator_is_dense(&op));
+        d = operator_difference(&straight, &op);
+        assert_true(difference_error(&d) < 1e-6);
+        operator_free(&op);
+        operator_free(&straight);
+    }
+    assert_true(turned > 3 && turned < N_SHAPE);
+}
+
+/* FORMAT's example. */
+static void test_example(void)
+{
+    struct tensor core = tensor_new(DTYPE(F32), 4, (int64_t[]){1, 1, 4, 1});
+    float w[4], expected[] = {-5, -1, -2, 0};
+    struct operator op;
+
+    tensor_set(&core, (float[]){1, 2, 3, 4});
+    op = operator_from_cores("w", 1, &core);
+    op.input = (struct transform){4, 1};
+    operator_dense(&op, w);
+    for (int i = 0; i < 4; i++)
+        assert_true(w[i] == expected[i]);
+    operator_free(&op);
+}
+
+/* Terms of one size: 6 x 8 as a matrix of one core and as a product. */
 static void test_sum_of_terms(void)
 {
-    static const struct sizes whole = {1, {6}, {7}, {1, 1}}, balanced = {2, {3, 2}, {7, 1}, {1, 4, 1}};
+    static const struct sizes whole = {1, {6}, {8}, {1, 1}}, balanced = {2, {3, 2}, {8, 1}, {1, 4, 1}};
+    static const struct sizes low_rank = {2, {6, 1}, {1, 8}, {1, 3, 1}};
 
     for (int first = 0; first < 3; first++) {
-        const struct sizes *z[3] = {&whole, &shapes[1], &balanced};
-        struct operator op = make(z[first], "a"), second = make(z[(first + 1) % 3], "b"), third = make(z[(first + 2) % 3], "c");
+        const struct sizes *z[3] = {&whole, &low_rank, &balanced};
+        struct operator op = make(z[first], "a"), second = make(z[(first + 1) % 3], "b");
+        struct operator third = make(z[(first + 2) % 3], "c");
 
         op.term = xreallocarray(op.term, 3, sizeof *op.term);
         op.term[1] = second.term[0];
         op.term[2] = third.term[0];
         op.n_term = 3;
+        check_dense(&op);
+        op.input = (struct transform){.block = 2, .seed = 5};
         check_dense(&op);
         second.n_term = third.n_term = 0;
         operator_free(&second);
@@ -149,8 +224,8 @@ static void write_operators(const char *path)
         char name[32];
         struct operator op;
 
-        snprintf(name, sizeof name, "w%d", i);
-        op = make(&shapes[i], name);
+        snprintf(name, sizeof name, "w%02d", i);
+        op = make_turned(i, name);
         assert_int_equal(operator_write(&writer, &op), EX_OK);
         operator_free(&op);
     }
@@ -167,13 +242,15 @@ static void test_through_a_stream(void)
     write_operators("operators.tns");
     assert_int_equal(source_open(&source, "operators.tns"), EX_OK);
     while (!source_next(&source, &record) && record.kind != RECORD_END) {
-        struct operator op, expected = make(&shapes[seen], record.name);
+        struct operator op, expected = make_turned(seen, record.name);
         struct difference d;
 
         assert_true(operator_begins(&record));
+        assert_true((record.kind == RECORD_TENSOR) == operator_is_dense(&expected));
         assert_int_equal(operator_read(&source, &record, &op), EX_OK);
         assert_int_equal(op.out, expected.out);
         assert_int_equal(op.in, expected.in);
+        assert_true(transform_same(op.input, expected.input));
         assert_int_equal(operator_parameters(&op), operator_parameters(&expected));
         assert_int_equal(operator_bytes(&op), 4 * operator_parameters(&expected));
         d = operator_difference(&op, &expected);
@@ -188,40 +265,68 @@ static void test_through_a_stream(void)
     source_close(&source);
 }
 
-/* Terms of different sizes, members that this version doesn't know, and matrices beyond any memory. */
+/* Records of two terms of one core each, or of one tensor, with a member more. */
+struct strange {
+    int64_t shape[2][4];
+    int at;                      /* the term of the member */
+    const char *member, *value, *complaint;
+    bool tensor;
+};
+
+static void write_strange(const struct strange *strange)
+{
+    struct writer writer;
+
+    assert_int_equal(writer_open(&writer, "strange.tns", NULL, NULL), EX_OK);
+    for (int t = 0; t < (strange->tensor ? 1 : 2); t++) {
+        const int64_t *shape = strange->shape[t];
+        struct tensor core = tensor_new(DTYPE(F32), 4, shape);
+        struct record record = strange->tensor ? record_tensor("w", DTYPE(F32), 2, shape + 1)
+                                               : record_core("w", t, 2, 0, 1, &core);
+
+        memset(core.data, 0, (size_t)core.bytes);
+        if (strange->member && t == strange->at)
+            json_put(record.map, strange->member, json_parse(strange->value, strlen(strange->value), "a test"));
+        assert_int_equal(writer_put(&writer, &record, core.data), EX_OK);
+        record_free(&record);
+        tensor_free(&core);
+    }
+    assert_int_equal(writer_end(&writer), EX_OK);
+    writer_close(&writer);
+}
+
+/* Terms of different sizes, members that this version doesn't know, transforms that aren't or stand elsewhere. */
 static void test_strange_operators(void)
 {
-    static const struct {
-        int64_t shape[2][4];
-        const char *member, *complaint;
-    } cases[] = {
-        {{{1, 3, 4, 1}, {1, 4, 3, 1}}, NULL, "term 1 is 4 x 3, expected 3 x 4"},
-        {{{1, 3, 4, 1}, {1, 3, 4, 1}}, "transform", "'transform' is not known"},
-        {{{1, 3, 4, 1}, {1, 3, 4, 1}}, NULL, NULL},
+#define SAME {{1, 3, 4, 1}, {1, 3, 4, 1}}
+#define GOOD "{\"signs\": 9223372036854775807, \"hadamard\": 4}"
+    static const struct strange cases[] = {
+        {{{1, 3, 4, 1}, {1, 4, 3, 1}}, 0, NULL, NULL, "term 1 is 4 x 3, expected 3 x 4", false},
+        {SAME, 0, "transform", "\"hadamard\"", "'transform' is not known", false},
+        {SAME, 0, NULL, NULL, NULL, false},
+        {SAME, 0, "input", GOOD, NULL, false},
+        {SAME, 1, "input", GOOD, "'input' is not known", false},
+        {SAME, 0, "input", GOOD, "'input' is not known", true},
+        {SAME, 0, "output", GOOD, "'output' is not known", false},
+        {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 8}", "that divides 4", false},
+        {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 3}", "bad 'input'", false},
+        {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 1}", "bad 'input'", false},
+        {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 4611686018427387904}", "bad 'input'", false},
+        {SAME, 0, "input", "{\"signs\": -1, \"hadamard\": 4}", "bad 'input'", false},
+        {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 4, \"scale\": 2}", "bad 'input'", false},
+        {SAME, 0, "input", "[[[1]]]", "bad 'input'", false},
+        {SAME, 0, "input", "null", "bad 'input'", false},
+        {{{1, 3, 3, 1}, {1, 3, 3, 1}}, 0, "input", "{\"signs\": 1, \"hadamard\": 2}", "that divides 3", false},
     };
     char message[512];
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct writer writer;
         struct source source;
         struct record record = {0};
         struct operator op;
         int rc;
 
-        assert_int_equal(writer_open(&writer, "strange.tns", NULL, NULL), EX_OK);
-        for (int t = 0; t < 2; t++) {
-            struct tensor core = tensor_new(DTYPE(F32), 4, cases[i].shape[t]);
-
-            memset(core.data, 0, (size_t)core.bytes);
-            record = record_core("w", t, 2, 0, 1, &core);
-            if (cases[i].member)
-                json_put(record.map, cases[i].member, json_make_string("hadamard"));
-            assert_int_equal(writer_put(&writer, &record, core.data), EX_OK);
-            record_free(&record);
-            tensor_free(&core);
-        }
-        assert_int_equal(writer_end(&writer), EX_OK);
-        writer_close(&writer);
+        write_strange(&cases[i]);
         error_capture(message, sizeof message);
         assert_int_equal(source_open(&source, "strange.tns"), EX_OK);
         assert_int_equal(source_next(&source, &record), EX_OK);
@@ -234,6 +339,37 @@ static void test_strange_operators(void)
         record_free(&record);
         source_close(&source);
     }
+}
+
+/* Summaries show transforms, and refuse what is none. */
+static void test_summary(void)
+{
+    static const struct strange good = {SAME, 0, "input", GOOD, NULL, false};
+    static const struct strange bad = {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 8}", NULL, false};
+    struct summary summary;
+    struct source source;
+    struct json *json;
+    char message[512];
+
+    write_strange(&good);
+    assert_int_equal(source_open(&source, "strange.tns"), EX_OK);
+    assert_int_equal(summary_take(&summary, &source, true), EX_OK);
+    assert_int_equal(summary.n_weight, 1);
+    assert_int_equal(summary.weight[0].input.block, 4);
+    assert_string_equal(summary.weight[0].description, "f32 1x3x4x1 + f32 1x3x4x1");
+    json = summary_json(&summary, false);
+    assert_int_equal(json_as_int(json_at(json_at(json_item(json_at(json, "tensors"), 0), "input"), "hadamard"), 0), 4);
+    json_drop(json);
+    summary_free(&summary);
+    source_close(&source);
+    write_strange(&bad);
+    error_capture(message, sizeof message);
+    assert_int_equal(source_open(&source, "strange.tns"), EX_OK);
+    assert_int_equal(summary_take(&summary, &source, false), EX_DATAERR);
+    error_capture(NULL, 0);
+    assert_non_null(strstr(message, "no transform of 4 columns"));
+    summary_free(&summary);
+    source_close(&source);
 }
 
 /* A writer doesn't write what a reader would refuse. */
@@ -276,7 +412,10 @@ static void test_difference(void)
 
 CHECK_MAIN({"chains multiply out as defined", test_contraction},
            {"terms add up, in any order of kinds", test_sum_of_terms},
+           {"an input transform is part of W", test_transforms},
+           {"the transform that FORMAT shows", test_example},
            {"operators go through a stream unchanged", test_through_a_stream},
-           {"terms that differ and unknown members are refused", test_strange_operators},
+           {"terms that differ, unknown members and bad transforms are refused", test_strange_operators},
+           {"summaries show transforms", test_summary},
            {"a writer holds the order of cores", test_writer_holds_the_order},
            {"differences, with their worst element", test_difference})

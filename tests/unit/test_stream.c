@@ -200,6 +200,11 @@ static void test_maps_with_good_checksums_are_not_believed(void)
         {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", NULL, NULL},
         {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f33\",\"shape\":[2],\"bytes\":8}", NULL, "unknown dtype 'f33'"},
         {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"q7-32-min\",\"shape\":[2],\"bytes\":8}", NULL, "unknown dtype"},
+        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"q4-32-min-s7\",\"shape\":[2],\"bytes\":8}", NULL, "unknown dtype"},
+        /* two rows of two groups; five planes at 0, 64, ..., 256, the last of one factor per row */
+        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"q3-2-min-s6\",\"shape\":[2,3],\"bytes\":8}", NULL, "expected 260"},
+        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"q8-1-min-s8\",\"shape\":[1152921504606846975,2],\"bytes\":8}", NULL,
+         "expected -1"},
         {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[3],\"bytes\":8}", NULL, "8 bytes, expected 12"},
         {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[-2],\"bytes\":8}", NULL, "bad shape"},
         {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2,2,2,2,2,2,2,2,2],\"bytes\":8}", NULL, "bad shape"},

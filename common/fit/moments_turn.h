@@ -1,0 +1,19 @@
+/* moments_turn.h - moments in other coordinates. */
+#ifndef FIT_MOMENTS_TURN_H
+#define FIT_MOMENTS_TURN_H
+
+#include "fit/moments.h"
+#include "operator/transform.h"
+
+/* T H T': the moments of T x, where x is cut into pieces of this width and T turns each of them (width n: the whole
+ * input; otherwise a divisor of n, and all pieces get the same signs). *turned is the caller's: its packed is to be
+ * freed. Costs n^2 floats for the time of it. */
+void moments_turn(const struct moments *h, struct transform transform, int64_t width, struct moments *turned);
+
+/* Rows first..first+rows-1 of the whole symmetric matrix: to [rows, n]. In parallel. */
+void moments_band(const struct moments *h, int64_t first, int64_t rows, float *to);
+
+/* y [rows, n] = x H, x [rows, n]. 2 rows n^2 operations, some MiB beside. */
+void moments_times(const struct moments *h, const float *x, int64_t rows, float *y);
+
+#endif

@@ -1,0 +1,98 @@
+# What the layers see: calibration, the programs that look at it, and budgets that are dealt out by it.
+#
+#   dense/moments   second moments of what each layer sees in the model as it came, where they are small
+#   dense/*.jsonl       error curves with these moments: what each setting would cost and lose
+#   budget.plan         one setting for each matrix, chosen by `allot` under the budget of the sentence
+#   states-NN           hidden states that enter block NN: there while pipelines/aware-block goes from block to block
+#
+# A sentence looks in one of these ways. dense: moments of the model as it came. sequential: block after block, each on what the
+# blocks before it, and the parts of it before, give as they are compressed. cross: the same, beside the model as it came.
+
+#: the way of looking of the step aware, and of budgets: dense, sequential or cross
+AWARE := dense
+#: a text to calibrate on instead of WikiText-2's training set
+CALIBRATION :=
+#: how many sequences of it, spread over it
+SEQUENCES := 64
+#: tokens per sequence
+CALIBRATION_CONTEXT := 1024
+#: the settings that budgets choose from: options of mpo-decompose and of quantize
+CUT_CURVES := --keep .2,.3,.4,.5,.6,.7,.8,.9
+PACK_CURVES := --bits 2,3,4 --group 64 --scale-bits 6 --rotate=0,64
+
+$(if $(filter $(AWARE),dense sequential cross),,$(error AWARE is '$(AWARE)', expected dense, sequential or cross))
+$(call safe,CALIBRATION)
+$(if $(CALIBRATION),$(if $(wildcard $(CALIBRATION)),,$(error CALIBRATION: there is no file '$(CALIBRATION)')))
+
+calibration = $(or $(CALIBRATION),$(data.wikitext_train))
+calibrate = $(calibration) --sequences $(SEQUENCES) --context $(CALIBRATION_CONTEXT)
+
+# How the run of a target looks, empty where it doesn't; the model that it looks at and starts from, which is the one as it came
+# or, of a later stage, the stage before; and what a stage is for.
+way = $(if $(filter aware,$(look)),$(AWARE),$(if $(look),$(or $(filter $(WAYS),$(look:aware-%=%)),dense),$(if $(filter \
+      budget.plan,$(call sentence,$(steps))),$(AWARE))))
+look = $(call ending,$(steps:%-svd=%))
+stage = $(if $(filter progressive%,$(look)),$(or $(look:progressive%=%),3))
+stage_before = $(or $(if $(filter 2 3,$(stage)),$(call body,$(steps))-progressive$(word $(stage),0 1 2)),dense)
+from = $(call measured,$(model)/$(stage_before))
+from_files = $(filter-out %/dense/sentence,$(call whole,$(model)/$(stage_before)))
+match.1 := --match \*.mlp.\*_proj.weight
+match.2 := --match \*.self_attn.[qo]_proj.weight
+match.3 := --match \*.self_attn.[kv]_proj.weight
+
+# Moments of a model that is no larger than this are kept for all that look at it; others (of Granite they would have 17 GB) are
+# made block by block, used and deleted.
+by_block = $(if $(filter rest,$(layer)),,$(if $(way),$(or $(filter-out dense,$(way)),$(large.$(model)))))
+moments = $(if $(way),$(if $(by_block),,$R/$(model)/$(stage_before)/moments))
+on_layers = $(if $(filter rest,$(layer)),,$1)
+looking = $(call on_layers,$(strip $(addprefix --moments ,$(moments)) $(match.$(stage))))
+looking_by = $(if $(by_block),$(hash) $(way): calibrate $(calibrate))
+hash := \#
+looks_at = $(call on_layers,$(moments) $(if $(by_block),$(calibration) $(folder)/$(piece_before).tns $(block_files)))
+
+# Blocks come one after the other and have the whole machine, unless the call says how many threads.
+alone = --threads $(if $(filter command,$(origin THREADS)),$(THREADS),$(shell nproc)) $(verbosity)
+piece_before = $(if $(filter 0,$(layer)),rest,layer-$(word $(layer),$(numbers)))
+block_files = $(BIN)/calibrate $(BIN)/extract-layer pipelines/aware-block
+block = pipelines/aware-block $1 $(layer)/$(layers.$(model)) $(folder) $(from) "$(calibrate)" "$(alone)" \
+        "$(call with_options,$2,,$(match.$(stage)))"
+
+$R/%/moments.call: $$(call changed,$$@,calibrate $$(call measured,$$*) $$(calibrate))
+	@mkdir -p $(@D); echo 'calibrate $(call measured,$*) $(calibrate)' > $@
+
+$R/%/moments: $R/%/moments.call $$(call whole,$$*) $$(calibration) $(BIN)/calibrate
+	$(call say,LOOK,$@)$(call RUN,calibrate $(call measured,$*) $(calibrate) $(alone) -o $@,--all)
+
+# Error curves of both programs. Those of the rest say what it takes with the embedding at 8 bits.
+curve_programs = | mpo-decompose --curves $(CUT_CURVES) | quantize --curves $(PACK_CURVES)
+$R/%/curves.call: $$(call changed,$$@,$$(curve_programs) $$(hash) $$(calibrate))
+	@mkdir -p $(@D); echo '$(curve_programs) $(hash) $(calibrate)' > $@
+
+curve_moments = $(if $(large.$(model)),,$(folder)/moments)
+curve_looks_at = $(call on_layers,$(or $(curve_moments),$(calibration) $(folder)/$(piece_before).jsonl $(block_files)))
+one_piece = extract-layer $(source) --layer $(layer)
+curve = $(one_piece) | $1 $(options) --moments $(curve_moments) -o $@.$(firstword $1).part
+two_curves = $(call curve,mpo-decompose --curves $(CUT_CURVES)); $(call curve,quantize --curves $(PACK_CURVES)); \
+             cat $@.*.part > $@.part; rm $@.*.part; mv $@.part $@
+rest_curves = $(one_piece) | quantize $(options) | quantize --curves $(options) -o $@
+$R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $(addprefix $(BIN)/,extract-layer mpo-decompose quantize)
+	$(call say,CURVES,$@)$(if $(filter rest,$(layer)),$(call RUN,$(rest_curves)),$(if $(curve_moments),$(call \
+	    RUN,$(two_curves)),$(call RUN,$(call block,curves,$(curve_programs)),--all)))
+
+# A budget's plan. Bits per weight are of the linear layers, bytes of everything; the embedding is packed to 8 bits in any case,
+# as quantize does, unless the budget is one of parameters.
+budget_step = $(firstword $(foreach s,$(subst -, ,$(call body,$(steps))),$(if $(filter pN N.Nbpw N.NMB N.NKB,$(call entry,$s)),$s)))
+budget = $(if $(filter p%,$(budget_step)),$(budget_step:p%=%)%,$(budget_step) $(if $(filter %MB %KB,$(budget_step)),--whole))
+embedding_too = $(if $(filter p%,$(budget_step)),, && printf "%s bits=8\n" "*embed_tokens.weight" "*lm_head.weight")
+curves = $(addprefix $R/$(model)/dense/,$(addsuffix .jsonl,$(if $(filter %MB %KB,$(budget_step)),$(call pieces,$(model)),$(filter-out \
+         rest,$(call pieces,$(model))))))
+$R/%/budget.plan: $$(curves) $(BIN)/allot
+	@mkdir -p $(@D)
+	$(call say,ALLOT,$@){ allot --budget $(budget) $(filter %.jsonl,$^)$(embedding_too); } > $@.part && mv $@.part $@
+
+TARGETS += fetch-calibration
+#: download WikiText-2's training set, unless CALIBRATION or DATA has one
+fetch-calibration: $$(calibration)
+	@printf '  %s\n' $^
+
+.PRECIOUS: $R/%.jsonl $R/%/budget.plan $R/%/moments.call $R/%/curves.call

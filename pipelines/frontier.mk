@@ -1,0 +1,34 @@
+# Many sentences of one model side by side, each point from its report.
+#
+#   frontier.tsv, frontier-*.svg    what bits and parameters buy: perplexity and KL against both
+#   ablation.tsv                    chi x shape x sites x bits, cut the plain way and the aware one, at equal parameters
+
+#: the model of make frontier and make ablation
+FRONTIER_MODEL := smollm2
+#: what make frontier compares: sentences without the model
+FRONTIER := dense q4 q3 q2 q4-aware q3-aware q2-aware q3-rotate-aware q2-rotate-aware q3-g32-s6-aware q2-g32-s6-aware q3-r16-aware \
+            q2-r16-aware 2.5bpw 3.0bpw 3.5bpw keep80 keep90-aware keep80-aware keep60-aware keep40-aware p70 p50 p30
+#: JSON lines with others' results on the same text, to stand beside ours: name, bpw_linear, perplexity, kl
+PEERS :=
+#: what make ablation goes through: bond dimensions of the matrix SVD (other shapes get as many parameters), bits (16: not
+#: packed), shapes, numbers of sites
+CHI := 100 200
+BITS := 16 8 4
+SHAPES := matrix balanced crossed
+SITES := 2 3
+
+ablation_cuts = $(foreach c,$(CHI),$(foreach s,$(SITES),$(foreach f,$(SHAPES),chi$c$(if $(filter-out 2,$s),-sites$s)-$f)))
+ABLATION = dense $(foreach c,$(ablation_cuts),$(foreach b,$(BITS),$(foreach w,plain aware,$c$(if $(filter-out \
+           16,$b),-q$b)$(if $(filter aware,$w),-aware))))
+asked_of = $(if $(filter $1,$(MAKECMDGOALS)),$(addprefix $(FRONTIER_MODEL)-,$2))
+SENTENCES += $(call asked_of,frontier,$(FRONTIER)) $(call asked_of,ablation,$(ABLATION))
+reports_for = $(patsubst %,$R/$(FRONTIER_MODEL)/%/report.json,$1)
+
+TARGETS += frontier ablation
+#: sentences of FRONTIER side by side: perplexity and KL against bits per weight and parameters, as a table and plots
+frontier: $$(call reports_for,$$(FRONTIER)) $$(PEERS)
+	@pipelines/frontier $(filter %/report.json,$^) $(addprefix --peers ,$(PEERS)) --plot $R/$(FRONTIER_MODEL)/frontier \
+	    -o $R/$(FRONTIER_MODEL)/frontier.tsv
+#: the sweep over CHI, SHAPES, SITES and BITS, cut plainly and aware, as a table
+ablation: $$(call reports_for,$$(ABLATION))
+	@pipelines/frontier $^ -o $R/$(FRONTIER_MODEL)/ablation.tsv
