@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/options.h"
+#include "fit/plan.h"
 #include "measure/perplexity.h"
 #include "measure/sensitivity.h"
 #include "measure/tasks.h"
@@ -163,24 +164,23 @@ static void check(void)
 /* A list of ranks, parts or bits; what it takes to is added to the settings. */
 static void take_settings(int key, char *list)
 {
-    const char *option = key == KEY_CHI ? "--chi" : key == KEY_KEEP ? "--keep" : "--bits";
+    const char *option = belongs[key].name;
     char *item;
 
     while ((item = strsep(&list, ","))) {
-        struct sensitivity_setting setting = {.dtype = {.kind = DTYPE_GROUP, .zero = ZERO_MIN}};
+        struct plan_line line = {0};
+        const char *expected = plan_set(&line, option, item);
+        struct sensitivity_setting setting = {.chi = line.chi, .keep = line.keep,
+                                              .dtype = {.kind = DTYPE_GROUP, .bits = line.bits, .zero = ZERO_MIN}};
 
-        if (key == KEY_CHI)
-            setting.chi = option_int(option, item, 1, 1 << 20);
-        else if (key == KEY_KEEP)
-            setting.keep = option_real(option, item, 1e-6, 1);
-        else if ((setting.dtype.bits = (int)option_int(option, item, 2, 8)) == 7)
-            die(EX_USAGE, "--bits: 7 is not one of 2, 3, 4, 5, 6, 8");
+        if (expected)
+            die(EX_USAGE, "--%s: '%s' is not %s", option, item, expected);
         if (options.sensitivity.n_setting == SETTINGS)
             die(EX_USAGE, "sensitivity: more than %d settings", SETTINGS);
         for (int i = 0; i < options.sensitivity.n_setting; i++)
             if (options.setting[i].chi == setting.chi && options.setting[i].dtype.bits == setting.dtype.bits
                 && fabs(options.setting[i].keep - setting.keep) <= 0)
-                die(EX_USAGE, "%s: %s stands twice", option, item);
+                die(EX_USAGE, "--%s: %s stands twice", option, item);
         options.setting[options.sensitivity.n_setting++] = setting;
     }
 }

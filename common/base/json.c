@@ -1,6 +1,5 @@
 /* json.c - the wrapper around jansson, and the writer that keeps reals short. */
 #include "base/json.h"
-#include "base/error.h"
 #include "base/file.h"
 #include "base/memory.h"
 
@@ -52,7 +51,7 @@ int json_text_lines(const char *text, size_t length, const char *name,
         json_drop(value);
         free(what);
     }
-    return rc;
+    return rc == JSON_ENOUGH ? EX_OK : rc;
 }
 
 int json_lines(const char *path, int (*take)(void *context, const struct json *value, int64_t line), void *context)
@@ -63,6 +62,17 @@ int json_lines(const char *path, int (*take)(void *context, const struct json *v
     if (!rc)
         rc = json_text_lines(text.data, text.length, file_input_name(path), take, context);
     text_free(&text);
+    return rc;
+}
+
+int bad_line(const char *path, int64_t line, const char *format, ...)
+{
+    va_list args;
+    int rc;
+
+    va_start(args, format);
+    rc = fail_in(EX_DATAERR, xasprintf("'%s', line %lld", file_input_name(path), (long long)line), format, args);
+    va_end(args);
     return rc;
 }
 

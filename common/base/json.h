@@ -5,6 +5,8 @@
 #ifndef BASE_JSON_H
 #define BASE_JSON_H
 
+#include "base/error.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -21,14 +23,20 @@ struct json *json_parse(const char *text, size_t length, const char *what);
 /* Reads and parses a file of at most 1 GiB; *value is the caller's. EX_NOINPUT or EX_DATAERR after a message. */
 int json_load(const char *path, struct json **value);
 
-/* Reads JSON lines (path NULL or "-": standard input), at most 1 GiB of them: take gets the value of each line that isn't
- * blank (borrowed) with its number, from 1 on, and returns EX_OK to go on. EX_NOINPUT, EX_IOERR, EX_DATAERR with file and
- * line after a message, or what take returned. */
+/* What take returns below to end the reading; EX_OK follows. */
+enum { JSON_ENOUGH = -1 };
+
+/* Reads JSON lines (path NULL or "-": standard input), at most 1 GiB of them: take gets the value of each line that
+ * isn't blank (borrowed) with its number, from 1 on, and returns EX_OK to go on. EX_NOINPUT, EX_IOERR, EX_DATAERR with
+ * file and line after a message, or what take returned. */
 int json_lines(const char *path, int (*take)(void *context, const struct json *value, int64_t line), void *context);
 
 /* The same from length bytes of text; name stands for the file in messages. */
 int json_text_lines(const char *text, size_t length, const char *name,
                     int (*take)(void *context, const struct json *value, int64_t line), void *context);
+
+/* What take says of its line: prints "'PATH', line LINE: message" and returns EX_DATAERR. */
+int bad_line(const char *path, int64_t line, const char *format, ...) PRINTF_LIKE(3, 4);
 
 /* The value as text: one line (indent 0), or indented by as many spaces; reals in their shortest form that reads back
  * equal. The caller frees. */

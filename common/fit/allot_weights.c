@@ -23,18 +23,6 @@ struct weighing {
     bool other_norms;
 };
 
-static int bad(const struct weighing *w, int64_t line, const char *format, ...) PRINTF_LIKE(3, 4);
-static int bad(const struct weighing *w, int64_t line, const char *format, ...)
-{
-    va_list args;
-    int rc;
-
-    va_start(args, format);
-    rc = fail_in(EX_DATAERR, xasprintf("'%s', line %lld", file_input_name(w->path), (long long)line), format, args);
-    va_end(args);
-    return rc;
-}
-
 static int by_name(const void *name, const void *matrix)
 {
     return strcmp(name, ((const struct allot_matrix *)matrix)->curve->name);
@@ -65,7 +53,7 @@ static int take_matrices(struct weighing *w, const struct json *matrices, int by
         double one = relative(json_item(matrices, i));
 
         if (one < 0)
-            return bad(w, line, "an entry of \"matrices\" has no name, error and norm");
+            return bad_line(w->path, line, "an entry of \"matrices\" has no name, error and norm");
         sum += one;
     }
     for (size_t i = 0; i < json_count(matrices); i++) {
@@ -93,11 +81,12 @@ static int take_line(void *context, const struct json *value, int64_t line)
     while (kind < N_BY && strcmp(by, by_names[kind]))
         kind++;
     if (kind == N_BY || json_kind(matrices) != JSON_KIND_ARRAY || json_kind(model) != JSON_KIND_OBJECT)
-        return bad(w, line, "no line of `evaluate sensitivity`: \"by\", \"model\" or \"matrices\" is missing");
+        return bad_line(w->path, line, "no line of `evaluate sensitivity`: \"by\", \"model\" or \"matrices\" is "
+                        "missing");
     if (!isfinite(kl))
-        return bad(w, line, "\"kl\" is not a number");
+        return bad_line(w->path, line, "\"kl\" is not a number");
     if (w->model && !json_same(w->model, model))
-        return bad(w, line, "the line is of another model than those before it");
+        return bad_line(w->path, line, "the line is of another model than those before it");
     if (!w->model)
         w->model = json_keep(model);
     return take_matrices(w, matrices, kind, fmax(kl, 0), line);

@@ -11,18 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-void moments_panel(const struct moments *h, int64_t first, int64_t columns, float *panel)
-{
-    for (int64_t i = 0; i < h->n; i++) {
-        const float *row = h->packed + i * (i + 1) / 2;
-
-        for (int64_t j = first; j < first + columns && j <= i; j++)
-            panel[(j - first) * h->n + i] = row[j];
-    }
-    for (int64_t j = first; j < first + columns; j++)
-        memcpy(panel + (j - first) * h->n, h->packed + j * (j + 1) / 2, (size_t)(j + 1) * sizeof *panel);
-}
-
 struct grid scale_grid(const struct rounding *r, int64_t group, int64_t lane)
 {
     if (!r->scale_factor)
@@ -169,14 +157,14 @@ double compensate_error(const struct rounding *r, const struct moments *h, const
     int64_t block = least(COLUMNS, r->n);
     float *panel = xaligned((size_t)(block * r->n), sizeof *panel);
     float *gradient = xaligned((size_t)(block * r->lanes), sizeof *gradient);
-    double sum[COLUMNS], total = 0;
+    double sum[COLUMNS] = {0}, total = 0;
 
     for (int64_t first = 0; first < r->n; first += block) {
         const float *part = x + first * r->lanes;
         struct product p = {r, h ? gradient : part, part, least(block, r->n - first), sum};
 
         if (h) {
-            moments_panel(h, first, p.count, panel);
+            moments_band(h, first, p.count, panel);
             linalg_gemm(1, matrix_of(panel, p.count, r->n), matrix_of(x, r->n, r->lanes), 0,
                         matrix_of(gradient, p.count, r->lanes));
         }

@@ -96,7 +96,4 @@ double compensate_error(const struct rounding *r, const struct moments *h, const
 /* weight [n] = diagonal / its mean + damping; returns the mean, or 1 where that is 0. */
 double moments_weight(const struct moments *h, double damping, float *weight);
 
-/* panel [columns, n]: rows first..first+columns-1 of H. */
-void moments_panel(const struct moments *h, int64_t first, int64_t columns, float *panel);
-
 #endif

@@ -256,7 +256,7 @@ void compensate_refine(struct rounding *r, const struct moments *h, int passes)
     for (int pass = 0; pass < passes; pass++)
         for (b.first = 0; b.first < r->n; b.first += b.count) {
             b.count = least(block, r->n - b.first);
-            moments_panel(h, b.first, b.count, panel);
+            moments_band(h, b.first, b.count, panel);
             refine_block(r, &b, panel);
         }
     free(panel);

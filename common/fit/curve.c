@@ -25,30 +25,18 @@ struct reading {
     size_t count, capacity;
 };
 
-static int bad(const struct reading *r, int64_t line, const char *format, ...) PRINTF_LIKE(3, 4);
-static int bad(const struct reading *r, int64_t line, const char *format, ...)
-{
-    va_list args;
-    int rc;
-
-    va_start(args, format);
-    rc = fail_in(EX_DATAERR, xasprintf("'%s', line %lld", file_input_name(r->path), (long long)line), format, args);
-    va_end(args);
-    return rc;
-}
-
 static int take_count(const struct reading *r, const struct json *value, const char *key, int64_t line, int64_t least,
                       int64_t *count)
 {
     *count = json_as_int(json_at(value, key), -1);
     return *count >= least && *count <= count_most
-               ? EX_OK : bad(r, line, "no whole number \"%s\" from %lld on", key, (long long)least);
+               ? EX_OK : bad_line(r->path, line, "no whole number \"%s\" from %lld on", key, (long long)least);
 }
 
 static int take_square(const struct reading *r, const struct json *value, const char *key, int64_t line, double *square)
 {
     *square = json_as_real(json_at(value, key), -1);
-    return *square >= 0 && isfinite(*square) ? EX_OK : bad(r, line, "no number \"%s\" from 0 on", key);
+    return *square >= 0 && isfinite(*square) ? EX_OK : bad_line(r->path, line, "no number \"%s\" from 0 on", key);
 }
 
 /* Words that can stand in a plan: printable, key=value, one blank between two. */
@@ -76,7 +64,7 @@ static int take_setting(const struct reading *r, const struct json *value, int64
     int rc;
 
     if (!text || strlen(text) != json_as_length(plan) || !is_plan(text))
-        return bad(r, line, "no \"plan\" of key=value words");
+        return bad_line(r->path, line, "no \"plan\" of key=value words");
     entry->point.plan = xstrdup(text);
     if ((rc = take_count(r, value, "out", line, 1, &entry->out))
         || (rc = take_count(r, value, "in", line, 1, &entry->in))
@@ -84,7 +72,8 @@ static int take_setting(const struct reading *r, const struct json *value, int64
         || (rc = take_square(r, value, "error", line, &entry->point.error))
         || (rc = take_square(r, value, "norm", line, &entry->norm)))
         return rc;
-    return size_multiply(entry->out, entry->in, &entry->original) ? EX_OK : bad(r, line, "out x in is too large");
+    return size_multiply(entry->out, entry->in, &entry->original) ? EX_OK
+                                                                   : bad_line(r->path, line, "out x in is too large");
 }
 
 /* A tensor is its own only core. */
@@ -114,9 +103,9 @@ static int take_line(void *context, const struct json *value, int64_t line)
     int rc;
 
     if (json_kind(value) != JSON_KIND_OBJECT)
-        return bad(r, line, "not an object");
+        return bad_line(r->path, line, "not an object");
     if (trouble || strlen(text) != json_as_length(name))
-        return bad(r, line, "%s", trouble ? trouble : "a name with control characters");
+        return bad_line(r->path, line, "%s", trouble ? trouble : "a name with control characters");
     if (r->count == r->capacity) {
         r->capacity = 2 * r->capacity + 64;
         r->entry = xreallocarray(r->entry, r->capacity, sizeof *r->entry);
@@ -165,11 +154,11 @@ static int add_point(const struct reading *r, struct entry *entry, struct curve_
 
         if (strcmp(old->plan, point->plan))
             continue;
-        return !by_bytes(old, point) ? EX_OK : bad(r, entry->line, "'%s' with '%s' is there already, with other "
-                                                   "numbers", entry->name, point->plan);
+        return !by_bytes(old, point) ? EX_OK : bad_line(r->path, entry->line, "'%s' with '%s' is there already, with "
+                                                        "other numbers", entry->name, point->plan);
     }
     if (*count == CURVE_POINTS)
-        return bad(r, entry->line, "'%s' has more than %d lines", entry->name, CURVE_POINTS);
+        return bad_line(r->path, entry->line, "'%s' has more than %d lines", entry->name, CURVE_POINTS);
     *list = xreallocarray(*list, (size_t)*count + 1, sizeof **list);
     (*list)[(*count)++] = *point;
     entry->point.plan = NULL;
@@ -184,11 +173,11 @@ static int add_setting(const struct reading *r, struct entry *entry, struct curv
         curve->norm = entry->norm;
     }
     if (entry->out != curve->out || entry->in != curve->in)
-        return bad(r, entry->line, "'%s' is %lld x %lld here, %lld x %lld in other lines", entry->name,
-                   (long long)entry->out, (long long)entry->in, (long long)curve->out, (long long)curve->in);
+        return bad_line(r->path, entry->line, "'%s' is %lld x %lld here, %lld x %lld in other lines", entry->name,
+                        (long long)entry->out, (long long)entry->in, (long long)curve->out, (long long)curve->in);
     if (fabs(entry->norm - curve->norm) > 1e-3 * fmax(entry->norm, curve->norm))
-        return bad(r, entry->line, "the norm of '%s' is %.6g here, %.6g in other lines: other moments, or another "
-                   "model", entry->name, entry->norm, curve->norm);
+        return bad_line(r->path, entry->line, "the norm of '%s' is %.6g here, %.6g in other lines: other moments, or "
+                        "another model", entry->name, entry->norm, curve->norm);
     return add_point(r, entry, &curve->point, &curve->n_point);
 }
 
@@ -201,7 +190,7 @@ static int add_core(const struct reading *r, struct entry *entry, struct curve *
     if (!before)
         curve->original = 1;
     return size_multiply(curve->original, entry->original, &curve->original)
-               ? EX_OK : bad(r, entry->line, "'%s' has too many parameters", entry->name);
+               ? EX_OK : bad_line(r->path, entry->line, "'%s' has too many parameters", entry->name);
 }
 
 /* All lines of one matrix: of count entries from first on. */
@@ -212,8 +201,8 @@ static int add_group(const struct reading *r, struct curve *curve, size_t first,
     for (size_t i = first; i < first + count && !rc; i++)
         rc = r->entry[i].fixed ? add_core(r, &r->entry[i], curve) : add_setting(r, &r->entry[i], curve);
     if (!rc && curve->n_core && curve->n_point && curve->original != curve->out * curve->in)
-        rc = bad(r, r->entry[first].line, "'%s' has %lld parameters as a tensor, but is %lld x %lld as a matrix",
-                 curve->name, (long long)curve->original, (long long)curve->out, (long long)curve->in);
+        rc = bad_line(r->path, r->entry[first].line, "'%s' has %lld parameters as a tensor, but is %lld x %lld as a "
+                      "matrix", curve->name, (long long)curve->original, (long long)curve->out, (long long)curve->in);
     curve->fixed = !curve->n_point;
     if (!curve->n_core)
         curve->original = curve->out * curve->in;
@@ -289,13 +278,6 @@ bool curve_kept(const struct curve *curve, struct curve_point *kept)
         kept->parameters += curve->core[i].parameters;
     }
     return curve->n_core > 0;
-}
-
-const struct curve *curves_find(const struct curves *curves, const char *name)
-{
-    struct curve key = {.name = (char *)(uintptr_t)name};
-
-    return curves->n_curve ? bsearch(&key, curves->curve, (size_t)curves->n_curve, sizeof key, curve_by_name) : NULL;
 }
 
 /* The object as a line; it is dropped. */

@@ -48,9 +48,6 @@ void curves_free(struct curves *curves);
 /* The cores of a curve together, as one more setting: kept as it is, plan "". False where there are none. */
 bool curve_kept(const struct curve *curve, struct curve_point *kept);
 
-/* The curve of this name, or NULL. */
-const struct curve *curves_find(const struct curves *curves, const char *name);
-
 /* One line on an output. EX_IOERR. */
 int curve_write(struct output *output, const char *name, int64_t out, int64_t in, double norm,
                 const struct curve_point *point);

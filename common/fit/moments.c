@@ -9,6 +9,7 @@
 
 enum {
     TILE = 64,                   /* columns of full that are written together */
+    COLUMNS = 256,               /* of a band that are, and rows of one in a product */
     BAND = 128,                  /* rows of H in double at a time */
     BAND_BYTES = 16 << 20,       /* of rows of D in double */
     BAND_LEAST = 64,             /* of these rows */
@@ -53,6 +54,46 @@ void moments_full(const struct moments *h, float *full)
 void moments_full64(const struct moments *h, double *full)
 {
     parallel_for(divide_up(h->n, TILE), full_rows, &(struct full){.h = h, .wide = full});
+}
+
+struct band {
+    const struct moments *h;
+    int64_t first, rows;
+    float *to;
+};
+
+/* Columns of the band: left of the diagonal they are rows of the triangle, right of it pieces of later rows. */
+static void band_columns(void *context, int64_t item, int thread)
+{
+    const struct band *b = context;
+    const float *packed = b->h->packed;
+    int64_t n = b->h->n, from = item * COLUMNS, to = least(from + COLUMNS, n);
+
+    (void)thread;
+    for (int64_t j = from; j < to; j++)
+        for (int64_t i = b->first; i < b->first + b->rows; i++)
+            b->to[(i - b->first) * n + j] = j <= i ? packed[i * (i + 1) / 2 + j] : packed[j * (j + 1) / 2 + i];
+}
+
+void moments_band(const struct moments *h, int64_t first, int64_t rows, float *to)
+{
+    parallel_for(divide_up(h->n, COLUMNS), band_columns, &(struct band){h, first, rows, to});
+}
+
+void moments_times(const struct moments *h, const float *x, int64_t rows, float *y)
+{
+    int64_t n = h->n;
+    float *band = xaligned((size_t)(least(COLUMNS, n) * n), sizeof *band);
+    struct matrix all = matrix_of(y, rows, n);
+
+    for (int64_t first = 0; first < n; first += COLUMNS) {
+        int64_t count = least(COLUMNS, n - first);
+
+        moments_band(h, first, count, band);
+        linalg_gemm(1, matrix_of(x, rows, n), matrix_turn(matrix_of(band, count, n)), 0,
+                    matrix_columns(all, first, count));
+    }
+    free(band);
 }
 
 /* tr(D H D') = sum of d[r, i] (D L')[r, i], where L is the lower triangle of H with its entries off the diagonal

@@ -36,6 +36,12 @@ static inline float moments_diagonal(const struct moments *h, int64_t i)
 void moments_full(const struct moments *h, float *full);
 void moments_full64(const struct moments *h, double *full);
 
+/* Rows first..first+rows-1 of the whole symmetric matrix: to [rows, n]. In parallel. */
+void moments_band(const struct moments *h, int64_t first, int64_t rows, float *to);
+
+/* y [rows, n] = x H, x [rows, n]. 2 rows n^2 operations, some MiB beside. */
+void moments_times(const struct moments *h, const float *x, int64_t rows, float *y);
+
 /* tr(D H D'), D [rows, n] f32: the mean squared change of the layer's output. Sums in double, in a fixed order;
  * rows n^2 operations, 16 MiB and 1 KiB n beside. Never negative. */
 double moments_error(const struct moments *h, const float *d, int64_t rows);

@@ -1,13 +1,12 @@
-/* moments_turn.c - T H T' from both sides, and products with a packed H band by band. */
+/* moments_turn.c - T H T' from both sides. */
 #include "fit/moments_turn.h"
 #include "base/memory.h"
 #include "base/number.h"
 #include "base/parallel.h"
-#include "compute/linalg.h"
 
 #include <stdlib.h>
 
-enum { TILE = 64, BAND = 256 };
+enum { TILE = 64 };
 
 struct square {
     float *full;
@@ -63,44 +62,4 @@ void moments_turn(const struct moments *h, struct transform transform, int64_t w
     }
     parallel_for(tiles, pack_rows, &(struct packing){full, turned->packed, n});
     free(full);
-}
-
-struct band {
-    const struct moments *h;
-    int64_t first, rows;
-    float *to;
-};
-
-/* Columns of the band: left of the diagonal they are rows of the triangle, right of it pieces of later rows. */
-static void band_columns(void *context, int64_t item, int thread)
-{
-    const struct band *b = context;
-    const float *packed = b->h->packed;
-    int64_t n = b->h->n, from = item * BAND, to = least(from + BAND, n);
-
-    (void)thread;
-    for (int64_t j = from; j < to; j++)
-        for (int64_t i = b->first; i < b->first + b->rows; i++)
-            b->to[(i - b->first) * n + j] = j <= i ? packed[i * (i + 1) / 2 + j] : packed[j * (j + 1) / 2 + i];
-}
-
-void moments_band(const struct moments *h, int64_t first, int64_t rows, float *to)
-{
-    parallel_for(divide_up(h->n, BAND), band_columns, &(struct band){h, first, rows, to});
-}
-
-void moments_times(const struct moments *h, const float *x, int64_t rows, float *y)
-{
-    int64_t n = h->n;
-    float *band = xaligned((size_t)(least(BAND, n) * n), sizeof *band);
-    struct matrix all = matrix_of(y, rows, n);
-
-    for (int64_t first = 0; first < n; first += BAND) {
-        int64_t count = least(BAND, n - first);
-
-        moments_band(h, first, count, band);
-        linalg_gemm(1, matrix_of(x, rows, n), matrix_turn(matrix_of(band, count, n)), 0,
-                    matrix_columns(all, first, count));
-    }
-    free(band);
 }

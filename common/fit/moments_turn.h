@@ -10,10 +10,4 @@
  * freed. Costs n^2 floats for the time of it. */
 void moments_turn(const struct moments *h, struct transform transform, int64_t width, struct moments *turned);
 
-/* Rows first..first+rows-1 of the whole symmetric matrix: to [rows, n]. In parallel. */
-void moments_band(const struct moments *h, int64_t first, int64_t rows, float *to);
-
-/* y [rows, n] = x H, x [rows, n]. 2 rows n^2 operations, some MiB beside. */
-void moments_times(const struct moments *h, const float *x, int64_t rows, float *y);
-
 #endif

@@ -25,8 +25,6 @@ struct documents {
     struct ids *ids;
 };
 
-enum { ENOUGH = -1 };            /* no exit code: ends the reading */
-
 static void add_message(struct json *list, const char *role, struct json *content)
 {
     struct json *message = json_make_object();
@@ -124,7 +122,7 @@ static int take_line(void *context, const struct json *line, int64_t number)
     json_drop(messages);
     text_free(&text);
     free(where);
-    return rc ? rc : (int64_t)ids->count >= documents->enough ? ENOUGH : EX_OK;
+    return rc ? rc : (int64_t)ids->count >= documents->enough ? JSON_ENOUGH : EX_OK;
 }
 
 static int tokenize_lines(struct calibration_text *text, const char *name, struct documents *documents)
@@ -139,7 +137,7 @@ static int tokenize_lines(struct calibration_text *text, const char *name, struc
         rc = json_text_lines(text->raw.data, text->raw.length, name, take_line, documents);
     if (documents->chat_opened)
         chat_model_close(&documents->chat);
-    return rc == ENOUGH ? EX_OK : rc;
+    return rc;
 }
 
 static int tokenize(struct calibration_text *text, const char *path, const struct loader *loader,

@@ -43,7 +43,7 @@ static int take_line(void *context, const struct json *value, int64_t line)
     struct lines *lines = context;
 
     if (json_kind(value) != JSON_KIND_OBJECT)
-        return fail(EX_DATAERR, "'%s', line %lld: not an object", lines->path, (long long)line);
+        return bad_line(lines->path, line, "not an object");
     if (!(lines->n_key & (lines->n_key - 1)))            /* full: at powers of two */
         lines->key = xreallocarray(lines->key, 2 * lines->n_key + 1, sizeof *lines->key);
     lines->key[lines->n_key++] = key_of(value);

@@ -283,29 +283,29 @@ static int make_document(enum task_kind kind, const struct record_place *place, 
     return make[kind](place, document);
 }
 
+/* Lines on their way to documents. */
+struct lines {
+    enum task_kind kind;
+    const char *path;
+    int64_t limit;
+    struct documents *documents;
+};
+
+static int take_line(void *context, const struct json *value, int64_t number)
+{
+    const struct lines *lines = context;
+    struct record_place place = {.json = value, .path = lines->path, .number = number};
+    int rc = make_document(lines->kind, &place, lines->documents);
+
+    return rc ? rc : lines->documents->count == (size_t)lines->limit ? JSON_ENOUGH : EX_OK;
+}
+
 static int read_lines(enum task_kind kind, const char *path, const struct text *text, int64_t limit,
                       struct documents *documents)
 {
-    const char *at = text->data, *end = text->data + text->length;
-    int rc = EX_OK;
+    struct lines lines = {kind, path, limit, documents};
 
-    for (long long number = 1; at < end && !rc && (limit < 0 || documents->count < (size_t)limit); number++) {
-        const char *stop = memchr(at, '\n', (size_t)(end - at));
-        struct record_place place = {.path = path, .number = number};
-        struct json *record = NULL;
-        char *what;
-
-        stop = stop ? stop : end;
-        if (at + strspn(at, " \t\r") < stop) {
-            what = xasprintf("%s, line %lld", path, number);
-            place.json = record = json_parse(at, (size_t)(stop - at), what);
-            rc = record ? make_document(kind, &place, documents) : EX_DATAERR;
-            json_drop(record);
-            free(what);
-        }
-        at = stop + 1;
-    }
-    return rc;
+    return json_text_lines(text->data, text->length, path, take_line, &lines);
 }
 
 /* TriviaQA's own files are one object. */

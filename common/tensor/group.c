@@ -100,16 +100,6 @@ void tensor_put_row(struct tensor *tensor, const struct group_layout *layout, in
                tensor->data + l->minimum_factor + index * l->minimum_supers * 2);
 }
 
-void tensor_put_codes(struct tensor *tensor, int64_t row, const unsigned char *codes, const uint16_t *scale,
-                      const uint16_t *zero)
-{
-    struct group_layout layout;
-
-    group_layout(tensor->dtype, tensor->rank, tensor->shape, &layout);
-    tensor_put_row(tensor, &layout, row, &(struct group_row){.codes = (unsigned char *)codes,
-                                                             .scale = (uint16_t *)scale, .zero = (uint16_t *)zero});
-}
-
 /* Room for one row while it's read. */
 struct space {
     float *scale, *minimum;      /* [groups] */

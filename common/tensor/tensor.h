@@ -77,9 +77,4 @@ void tensor_put_row(struct tensor *tensor, const struct group_layout *layout, in
 /* What tensor_get_rows() does for a group format. */
 void group_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out);
 
-/* tensor_put_row() for a format without scale_bits, from parts: codes [length], scale [groups] f16, zero [groups]: the
- * zero points (int), the f16 minima (min), or NULL (none). */
-void tensor_put_codes(struct tensor *tensor, int64_t row, const unsigned char *codes, const uint16_t *scale,
-                      const uint16_t *zero);
-
 #endif

@@ -1,6 +1,8 @@
 #!/usr/bin/env bats
 # allot: plans from error curves; evaluate sensitivity: where they may get their weights from.
 
+load shared
+
 setup() {
     cd "$BATS_TEST_TMPDIR" || exit 1
     ln -s "$TOP/pipelines/models/stories260K" model
@@ -9,33 +11,12 @@ Once upon a time, there was a little girl named Lily. She loved to play outside 
 TEXT
 }
 
-# Members of a line or report: member FILE KEY...
-member() {
-    "$PYTHON" -c 'import json, sys
-value = json.load(open(sys.argv[1]))
-for key in sys.argv[2:]:
-    value = value[int(key) if isinstance(value, list) else key]
-print(json.dumps(value))' "$@"
-}
-
 # Fails unless a and b differ by less than bound relative to b, or both are nearly 0: near A B BOUND
 near() {
     "$PYTHON" -c 'import sys
 a, b, e = map(float, sys.argv[1:])
 print(a, b)
 sys.exit(abs(a - b) > e * max(1e-3, abs(b)))' "$@"
-}
-
-# Exit STATUS with one line that has TEXT in it, and nothing on standard output: refuses STATUS TEXT COMMAND...
-refuses() {
-    local status=0 expected=$1 text=$2
-    shift 2
-    "$@" >out 2>err || status=$?
-    echo "$*: exit $status: $(cat err)"
-    [ "$status" -eq "$expected" ]
-    [ "$(wc -l <err)" -eq 1 ]
-    grep -qF -- "$text" err
-    [ ! -s out ]
 }
 
 # Curves of two blocks of two matrices, 100 parameters each, and of an embedding: 2, 3, 4 bits; block 1 is worse.

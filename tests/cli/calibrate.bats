@@ -1,6 +1,8 @@
 #!/usr/bin/env bats
 # calibrate: moments whole, block by block, part by part, with a reference; texts and conversations.
 
+load shared
+
 setup() {
     cd "$BATS_TEST_TMPDIR" || exit 1
     ln -s "$TOP/pipelines/models/stories260K" model
@@ -48,18 +50,6 @@ PYTHON
 python() {
     "$PYTHON" -c "from moments import *
 $1"
-}
-
-# Exit STATUS with one line that has TEXT in it, and nothing on standard output: refuses STATUS TEXT COMMAND...
-refuses() {
-    local status=0 expected=$1 text=$2
-    shift 2
-    "$@" >out 2>err || status=$?
-    echo "$*: exit $status: $(cat err)"
-    [ "$status" -eq "$expected" ]
-    [ "$(wc -l <err)" -eq 1 ]
-    grep -qF -- "$text" err
-    [ ! -s out ]
 }
 
 @test "a model's moments: every input of every block, in a stream" {

@@ -1,6 +1,8 @@
 #!/usr/bin/env bats
 # evaluate: perplexity and KL. Expected numbers are transformers' (5.24, float32) for the same text.
 
+load shared
+
 setup() {
     cd "$BATS_TEST_TMPDIR" || exit 1
     ln -s "$BATS_TEST_DIRNAME/../../pipelines/models/stories260K" model
@@ -9,30 +11,9 @@ Once upon a time, there was a little girl named Lily. She loved to play outside 
 TEXT
 }
 
-# Members of a report: member REPORT KEY...
-member() {
-    "$PYTHON" -c 'import json, sys
-value = json.load(open(sys.argv[1]))
-for key in sys.argv[2:]:
-    value = value[int(key) if isinstance(value, list) else key]
-print(json.dumps(value))' "$@"
-}
-
 # Fails unless a and b differ by less than bound relative to b: near A B BOUND
 near() {
     "$PYTHON" -c 'import sys; a, b, e = map(float, sys.argv[1:]); print(a, b); sys.exit(abs(a - b) > e * abs(b))' "$@"
-}
-
-# Exit STATUS with one line that has TEXT in it, and nothing on standard output: refuses STATUS TEXT COMMAND...
-refuses() {
-    local status=0 expected=$1 text=$2
-    shift 2
-    "$@" >out 2>err || status=$?
-    echo "$*: exit $status: $(cat err)"
-    [ "$status" -eq "$expected" ]
-    [ "$(wc -l <err)" -eq 1 ]
-    grep -qF -- "$text" err
-    [ ! -s out ]
 }
 
 @test "perplexity is transformers': one window, windows, windows that overlap" {

@@ -103,27 +103,23 @@ static inline void fill_values(struct tensor *tensor, struct random random)
 static inline void fill_codes(struct tensor *tensor, struct random random)
 {
     struct group_layout layout;
-    unsigned char *codes;
-    uint16_t *scale, *zero;
+    struct group_row made;
     uint32_t word[4];
 
     assert_true(group_layout(tensor->dtype, tensor->rank, tensor->shape, &layout));
-    codes = xmalloc((size_t)layout.length);
-    scale = xmallocarray((size_t)layout.groups, sizeof *scale);
-    zero = xmallocarray((size_t)layout.groups, sizeof *zero);
+    made = group_row_new(&layout);
     for (int64_t row = 0; row < layout.rows; row++) {
         for (int64_t i = 0; i < layout.length; i++) {
             random_block(random, (uint64_t)(row * layout.length + i), word);
-            codes[i] = (unsigned char)(word[0] % (1u << tensor->dtype.bits));
-            scale[i / layout.group] = half_from_float(0.01f + (float)(word[1] % 64) / 640);
-            zero[i / layout.group] = tensor->dtype.zero == ZERO_INT ? (uint16_t)(word[2] % (1u << tensor->dtype.bits))
-                                                                    : half_from_float(-(float)(word[2] % 64) / 64);
+            made.codes[i] = (unsigned char)(word[0] % (1u << tensor->dtype.bits));
+            made.scale[i / layout.group] = half_from_float(0.01f + (float)(word[1] % 64) / 640);
+            made.zero[i / layout.group] = tensor->dtype.zero == ZERO_INT
+                                              ? (uint16_t)(word[2] % (1u << tensor->dtype.bits))
+                                              : half_from_float(-(float)(word[2] % 64) / 64);
         }
-        tensor_put_codes(tensor, row, codes, scale, tensor->dtype.zero == ZERO_NONE ? NULL : zero);
+        tensor_put_row(tensor, &layout, row, &made);
     }
-    free(codes);
-    free(scale);
-    free(zero);
+    group_row_free(&made);
 }
 
 static inline struct operator make_term(const struct chain_spec *z, uint64_t seed)

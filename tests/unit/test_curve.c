@@ -41,6 +41,14 @@ static void write_some(const char *path)
     record_free(&core);
 }
 
+static const struct curve *find(const struct curves *curves, const char *name)
+{
+    for (int i = 0; i < curves->n_curve; i++)
+        if (!strcmp(curves->curve[i].name, name))
+            return &curves->curve[i];
+    return NULL;
+}
+
 static void test_there_and_back(void)
 {
     struct curves curves = {0};
@@ -51,16 +59,16 @@ static void test_there_and_back(void)
         assert_int_equal(curves_read(&curves, "curves"), EX_OK);
         assert_int_equal(curves.n_curve, 3);
         assert_string_equal(curves.curve[0].name, "a.weight");
-        b = curves_find(&curves, "b.weight");
+        b = find(&curves, "b.weight");
         assert_int_equal(b->n_point, 2);
         assert_false(b->fixed);
         assert_int_equal(b->original, 32);
         assert_string_equal(b->point[0].plan, "bits=2");
         assert_string_equal(b->point[1].plan, "bits=3 group=64");
         assert_true(b->point[1].error == 1.0 / 3 && b->norm == 10);
-        norm = curves_find(&curves, "norm.weight");
+        norm = find(&curves, "norm.weight");
         assert_true(norm->fixed && norm->n_core == 1 && norm->core[0].bytes == 64 && norm->original == 32);
-        assert_null(curves_find(&curves, "c"));
+        assert_null(find(&curves, "c"));
     }
     curves_free(&curves);
     assert_int_equal(curves.n_curve, 0);

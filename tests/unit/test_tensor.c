@@ -201,7 +201,7 @@ static void test_scales_against_all_factors(void)
     struct random random = random_named(3, "scales");
     double found = 0, possible = 0;
     float noise[32], scale[8], weight[8], stored[8];
-    uint16_t integer[8], factor;
+    uint16_t integer[8] = {0}, factor = 0;
     struct group_row row = {.scale = integer, .scale_factor = &factor};
 
     for (int trial = 0; trial < 24; trial++) {
