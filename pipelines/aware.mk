@@ -1,23 +1,24 @@
 # What the layers see: calibration, the programs that look at it, and budgets that are dealt out by it.
 #
-#   dense/moments   second moments of what each layer sees in the model as it came, where they are small
-#   dense/*.jsonl       error curves with these moments: what each setting would cost and lose
-#   budget.plan         one setting for each matrix, chosen by `allot` under the budget of the sentence
-#   states-NN           hidden states that enter block NN: there while pipelines/aware-block goes from block to block
+#   dense/moments   second moments of what each layer sees in the model as it came; of a stage of progressive, in that stage
+#   dense/*.jsonl   error curves with these moments: what each setting would cost and lose
+#   budget.plan     one setting for each matrix, chosen by `allot` under the budget of the sentence
+#   states-NN       hidden states that enter block NN: there while pipelines/aware-block goes from block to block
 #
-# A sentence looks in one of these ways. dense: moments of the model as it came. sequential: block after block, each on what the
-# blocks before it, and the parts of it before, give as they are compressed. cross: the same, beside the model as it came.
+# A sentence looks in one of these ways. dense: at the model as it came. sequential: block after block and part after part, at
+# what those before give as they are compressed. cross: the same, beside the model as it came, to make up for what changed.
 
 #: the way of looking of the step aware, and of budgets: dense, sequential or cross
 AWARE := dense
 #: a text to calibrate on instead of WikiText-2's training set
 CALIBRATION :=
-#: how many sequences of it, spread over it
+#: how many sequences, the first ones of it
 SEQUENCES := 64
 #: tokens per sequence
 CALIBRATION_CONTEXT := 1024
-#: the settings that budgets choose from: options of mpo-decompose and of quantize
+#: what budgets choose from: budgets of mpo-decompose
 CUT_CURVES := --keep .2,.3,.4,.5,.6,.7,.8,.9
+#: and settings of quantize
 PACK_CURVES := --bits 2,3,4 --group 64 --scale-bits 6 --rotate=0,64
 
 $(if $(filter $(AWARE),dense sequential cross),,$(error AWARE is '$(AWARE)', expected dense, sequential or cross))
@@ -27,8 +28,8 @@ $(if $(CALIBRATION),$(if $(wildcard $(CALIBRATION)),,$(error CALIBRATION: there 
 calibration = $(or $(CALIBRATION),$(data.wikitext_train))
 calibrate = $(calibration) --sequences $(SEQUENCES) --context $(CALIBRATION_CONTEXT)
 
-# How the run of a target looks, empty where it doesn't; the model that it looks at and starts from, which is the one as it came
-# or, of a later stage, the stage before; and what a stage is for.
+# How the run of a target looks, empty where it doesn't. What it looks at and starts from is the model as it came or, of a later
+# stage, the result of the stage before. Each stage is for some of the matrices.
 way = $(if $(filter aware,$(look)),$(AWARE),$(if $(look),$(or $(filter $(WAYS),$(look:aware-%=%)),dense),$(if $(filter \
       budget.plan,$(call sentence,$(steps))),$(AWARE))))
 look = $(call ending,$(steps:%-svd=%))
@@ -40,8 +41,8 @@ match.1 := --match \*.mlp.\*_proj.weight
 match.2 := --match \*.self_attn.[qo]_proj.weight
 match.3 := --match \*.self_attn.[kv]_proj.weight
 
-# Moments of a model that is no larger than this are kept for all that look at it; others (of Granite they would have 17 GB) are
-# made block by block, used and deleted.
+# Moments of the whole model are made once, and kept for all that look at it in the dense way. Those of a large model (of Granite
+# they would have 17 GB) and of the other ways are made block by block, used and deleted.
 by_block = $(if $(filter rest,$(layer)),,$(if $(way),$(or $(filter-out dense,$(way)),$(large.$(model)))))
 moments = $(if $(way),$(if $(by_block),,$R/$(model)/$(stage_before)/moments))
 on_layers = $(if $(filter rest,$(layer)),,$1)
@@ -52,7 +53,7 @@ looks_at = $(call on_layers,$(moments) $(if $(by_block),$(calibration) $(folder)
 
 # Blocks come one after the other and have the whole machine, unless the call says how many threads.
 alone = --threads $(if $(filter command,$(origin THREADS)),$(THREADS),$(shell nproc)) $(verbosity)
-piece_before = $(if $(filter 0,$(layer)),rest,layer-$(word $(layer),$(numbers)))
+piece_before = $(if $(filter 0 rest,$(layer)),rest,layer-$(word $(layer),$(numbers)))
 block_files = $(BIN)/calibrate $(BIN)/extract-layer pipelines/aware-block
 block = pipelines/aware-block $1 $(layer)/$(layers.$(model)) $(folder) $(from) "$(calibrate)" "$(alone)" \
         "$(call with_options,$2,,$(match.$(stage)))"
@@ -63,32 +64,33 @@ $R/%/moments.call: $$(call changed,$$@,calibrate $$(call measured,$$*) $$(calibr
 $R/%/moments: $R/%/moments.call $$(call whole,$$*) $$(calibration) $(BIN)/calibrate
 	$(call say,LOOK,$@)$(call RUN,calibrate $(call measured,$*) $(calibrate) $(alone) -o $@,--all)
 
-# Error curves of both programs. Those of the rest say what it takes with the embedding at 8 bits.
-curve_programs = | mpo-decompose --curves $(CUT_CURVES) | quantize --curves $(PACK_CURVES)
+# Error curves of the programs that have settings. Those of the rest say what it takes with the embedding at 8 bits.
+curve_programs = $(if $(CUT_CURVES),| mpo-decompose --curves $(CUT_CURVES)) $(if $(PACK_CURVES),| quantize --curves $(PACK_CURVES))
 $R/%/curves.call: $$(call changed,$$@,$$(curve_programs) $$(hash) $$(calibrate))
-	@mkdir -p $(@D); echo '$(curve_programs) $(hash) $(calibrate)' > $@
+	@mkdir -p $(@D); echo '$(strip $(curve_programs) $(hash) $(calibrate))' > $@
 
 curve_moments = $(if $(large.$(model)),,$(folder)/moments)
 curve_looks_at = $(call on_layers,$(or $(curve_moments),$(calibration) $(folder)/$(piece_before).jsonl $(block_files)))
 one_piece = extract-layer $(source) --layer $(layer)
-curve = $(one_piece) | $1 $(options) --moments $(curve_moments) -o $@.$(firstword $1).part
-two_curves = $(call curve,mpo-decompose --curves $(CUT_CURVES)); $(call curve,quantize --curves $(PACK_CURVES)); \
-             cat $@.*.part > $@.part; rm $@.*.part; mv $@.part $@
+curve = $(one_piece) | $1 $(options) --moments $(curve_moments) -o $@.$(firstword $1).part;
+layer_curves = $(if $(CUT_CURVES),$(call curve,mpo-decompose --curves $(CUT_CURVES))) $(if $(PACK_CURVES),$(call curve,quantize \
+               --curves $(PACK_CURVES))) cat $@.*.part > $@.part; rm $@.*.part; mv $@.part $@
 rest_curves = $(one_piece) | quantize $(options) | quantize --curves $(options) -o $@
-$R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $(addprefix $(BIN)/,extract-layer mpo-decompose quantize)
+curve_files = $(addprefix $(BIN)/,extract-layer mpo-decompose quantize)
+$R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $$(curve_files)
 	$(call say,CURVES,$@)$(if $(filter rest,$(layer)),$(call RUN,$(rest_curves)),$(if $(curve_moments),$(call \
-	    RUN,$(two_curves)),$(call RUN,$(call block,curves,$(curve_programs)),--all)))
+	    RUN,$(layer_curves)),$(call RUN,$(call block,curves,$(curve_programs)),--all)))
 
 # A budget's plan. Bits per weight are of the linear layers, bytes of everything; the embedding is packed to 8 bits in any case,
 # as quantize does, unless the budget is one of parameters.
-budget_step = $(firstword $(foreach s,$(subst -, ,$(call body,$(steps))),$(if $(filter pN N.Nbpw N.NMB N.NKB,$(call entry,$s)),$s)))
+budget_step = $(firstword $(foreach s,$(subst -, ,$(call body,$(steps))),$(if $(filter budget.plan,$(call step,$s)),$s)))
 budget = $(if $(filter p%,$(budget_step)),$(budget_step:p%=%)%,$(budget_step) $(if $(filter %MB %KB,$(budget_step)),--whole))
 embedding_too = $(if $(filter p%,$(budget_step)),, && printf "%s bits=8\n" "*embed_tokens.weight" "*lm_head.weight")
-curves = $(addprefix $R/$(model)/dense/,$(addsuffix .jsonl,$(if $(filter %MB %KB,$(budget_step)),$(call pieces,$(model)),$(filter-out \
-         rest,$(call pieces,$(model))))))
+curves = $(addprefix $R/$(model)/dense/,$(addsuffix .jsonl,$(filter-out $(if $(filter %MB %KB,$(budget_step)),,rest),$(call \
+         pieces,$(model)))))
 $R/%/budget.plan: $$(curves) $(BIN)/allot
 	@mkdir -p $(@D)
-	$(call say,ALLOT,$@){ allot --budget $(budget) $(filter %.jsonl,$^)$(embedding_too); } > $@.part && mv $@.part $@
+	$(call say,ALLOT,$@){ allot $(verbosity) --budget $(budget) $(filter %.jsonl,$^)$(embedding_too); } > $@.part && mv $@.part $@
 
 TARGETS += fetch-calibration
 #: download WikiText-2's training set, unless CALIBRATION or DATA has one

@@ -1,5 +1,6 @@
-# Data sets: the texts for perplexity and calibration, and the documents of the five tasks, as their makers publish them. DATA names a directory
-# that has (some of) them already, as they are or packed (.xz; directories .tar.xz); what it lacks is downloaded to $R/data.
+# Data sets: the texts for perplexity and for calibration, and the documents of the five tasks, as their makers publish them. DATA
+# names a directory that has (some of) them already, as they are or packed (.xz; directories .tar.xz); what it lacks is downloaded
+# to $R/data.
 
 #: a directory with data sets (make fetch-data lists their names); what it lacks is downloaded
 DATA :=

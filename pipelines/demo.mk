@@ -6,18 +6,20 @@ DEMO := chi100-q8
 DEMO_STORIES := chi16-q8
 #: how many tokens of the text make demo measures on
 DEMO_TOKENS := 4096
-# The text for where WikiText-2 can't be downloaded.
+# The text for where WikiText-2 can't be downloaded: its first part to calibrate on, the rest to measure on.
 DEMO_TEXT := pipelines/data/shakespeare.txt
-
-# And where WikiText-2's training set can't: to calibrate on. Where it is the text itself, its first part is calibrated on, and its
-# last part is what is measured.
-demo_first = $R/data/shakespeare-first.txt
-demo_last = $R/data/shakespeare-last.txt
+demo_first := $R/data/shakespeare-first.txt
+demo_rest := $R/data/shakespeare-rest.txt
 # What the third row is chosen from, and how much text it looks at: little, to be quick.
-demo_look := SEQUENCES=16 CALIBRATION_CONTEXT=1024 CUT_CURVES='--keep 0.5' PACK_CURVES='--bits 2,3,4 --group 64 --scale-bits 6'
+demo_look := SEQUENCES=16 CALIBRATION_CONTEXT=1024 CUT_CURVES= PACK_CURVES='--bits 2,3,4 --group 64 --scale-bits 6 --rotate'
+
+$(demo_first): $(DEMO_TEXT)
+	@mkdir -p $(@D); head -n 800 $< > $@.part && mv $@.part $@
+$(demo_rest): $(DEMO_TEXT)
+	@mkdir -p $(@D); tail -n +801 $< > $@.part && mv $@.part $@
 
 TARGETS += demo
-#: install what is missing, fetch SmolLM2, cut it plainly and as aware at equal bytes, and show sizes, perplexity, KL and text
+#: install what is missing, fetch SmolLM2, cut it plainly and pack it aware to equal bytes, and show what each still does
 demo:
 	@CC='$(CC)' pipelines/needs install build demo
 	@$(MAKE) --no-print-directory $(demo_jobs) build
@@ -28,24 +30,22 @@ demo:
 	    model=stories steps='$(DEMO_STORIES)'; \
 	fi; \
 	$(if $(TEXT),,if ! $(MAKE) --no-print-directory fetch-data TASKS= >/dev/null; then \
-	    echo 'demo: WikiText-2 cannot be fetched here; perplexity and KL are on the last part of $(DEMO_TEXT) (Tiny Shakespeare)'; \
-	    text='TEXT=$(demo_last) CONTEXT=512'; \
+	    echo 'demo: WikiText-2 cannot be fetched here; perplexity and KL are on the end of $(DEMO_TEXT) (Tiny Shakespeare)'; \
+	    text='TEXT=$(demo_rest) CONTEXT=512'; \
 	fi;) \
-	mkdir -p $R/data; lines=$$(wc -l <$(DEMO_TEXT)); \
-	head -n $$((lines * 3 / 4)) $(DEMO_TEXT) >$(demo_first); tail -n +$$((lines * 3 / 4 + 1)) $(DEMO_TEXT) >$(demo_last); \
 	$(if $(CALIBRATION),,if ! $(MAKE) --no-print-directory fetch-calibration >/dev/null; then \
-	    echo 'demo: WikiText-2 cannot be fetched here; what layers see is looked at on the first part of $(DEMO_TEXT)'; \
+	    echo 'demo: its training set cannot be fetched, either; what layers see is measured on the beginning of $(DEMO_TEXT)'; \
 	    text="$$text CALIBRATION=$(demo_first)"; \
 	fi;) \
+	$(MAKE) --no-print-directory $(demo_first) $(demo_rest); \
 	$(MAKE) --no-print-directory $(demo_jobs) "$$model-$$steps"; \
 	aware=$$(pipelines/budget $R/$$model/$$steps/sizes.json); \
-	$(MAKE) --no-print-directory $(demo_jobs) $(demo_reports) TASKS= TOKENS=$(DEMO_TOKENS) KL_TOKENS=$(DEMO_TOKENS) \
+	reports=$$(printf "$R/$$model/%s/report.json " dense "$$steps" "$$aware"); \
+	$(MAKE) --no-print-directory $(demo_jobs) $$reports TASKS= TOKENS=$(DEMO_TOKENS) KL_TOKENS=$(DEMO_TOKENS) \
 	    $(demo_look) $$text; \
 	echo; \
-	pipelines/compare $(wordlist 2,3,$(demo_reports)); \
+	pipelines/compare $$reports; \
 	$(MAKE) --no-print-directory "$$model-dense.sample" "$$model-$$aware.sample" $(demo_look) $$text
-
-demo_reports = $(foreach s,dense $$steps $$aware,$R/$$model/$s/report.json)
 
 # As many jobs as processors, unless the call said how many.
 demo_jobs = $(if $(findstring j,$(filter -j% --jobserver%,$(MAKEFLAGS))),,-j$(shell nproc))

@@ -14,4 +14,4 @@ config:
 
 #: install what is missing (Debian; as root, otherwise it prints the command)
 deps:
-	@CC='$(CC)' pipelines/needs install build demo check install lint
+	@CC='$(CC)' pipelines/needs install build demo check plot install lint

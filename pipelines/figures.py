@@ -28,13 +28,18 @@ def write_whole(path, text):
     os.rename(part, path)
 
 
+def terms(tensor):
+    """The types of a tensor's cores, term by term, from `q3-64-min 1x576x64x1 + f16 1x576x1x8 f16 8x1x64x1`."""
+    return [term.split()[::2] for term in tensor["cores"].split(" + ")]
+
+
 def core_types(tensor):
-    """The types of a tensor's cores, from `f16 1x576x1x8 f16 8x1x576x1`; terms are joined by ` + `."""
-    return tensor["cores"].replace(" + ", " ").split()[::2]
+    return [kind for term in terms(tensor) for kind in term]
 
 
 def is_cut(tensor):
-    return len(core_types(tensor)) > 1
+    """Whether nothing of it is a whole matrix any more."""
+    return all(len(term) > 1 for term in terms(tensor))
 
 
 def is_matrix_svd(tensor):

@@ -6,20 +6,24 @@
 #: the model of make frontier and make ablation
 FRONTIER_MODEL := smollm2
 #: what make frontier compares: sentences without the model
-FRONTIER := dense q4 q3 q2 q4-aware q3-aware q2-aware q3-rotate-aware q2-rotate-aware q3-g32-s6-aware q2-g32-s6-aware q3-r16-aware \
-            q2-r16-aware 2.5bpw 3.0bpw 3.5bpw keep80 keep90-aware keep80-aware keep60-aware keep40-aware p70 p50 p30
+FRONTIER := dense q4 q3 q2 q4-aware q3-aware q2-aware q3-rotate-aware q2-rotate-aware q3-g32-s6-aware q2-g32-s6-aware \
+            q3-r16-aware q2-r16-aware 2.5bpw 3.0bpw 3.5bpw keep80 keep90-aware keep80-aware keep60-aware keep40-aware p70 p50 p30
 #: JSON lines with others' results on the same text, to stand beside ours: name, bpw_linear, perplexity, kl
 PEERS :=
-#: what make ablation goes through: bond dimensions of the matrix SVD (other shapes get as many parameters), bits (16: not
-#: packed), shapes, numbers of sites
+#: what make ablation goes through: bond dimensions of the matrix SVD; other shapes get as many parameters
 CHI := 100 200
-BITS := 16 8 4
-SHAPES := matrix balanced crossed
+#: numbers of sites
 SITES := 2 3
+#: shapes; matrix has two sites
+SHAPES := matrix balanced crossed
+#: bits of the cores, 16: not packed
+BITS := 16 8 4
 
-ablation_cuts = $(foreach c,$(CHI),$(foreach s,$(SITES),$(foreach f,$(SHAPES),chi$c$(if $(filter-out 2,$s),-sites$s)-$f)))
-ABLATION = dense $(foreach c,$(ablation_cuts),$(foreach b,$(BITS),$(foreach w,plain aware,$c$(if $(filter-out \
-           16,$b),-q$b)$(if $(filter aware,$w),-aware))))
+$(call safe,PEERS)
+ablation_cuts = $(filter-out %-matrix,$(foreach c,$(CHI),$(foreach s,$(filter-out 2,$(SITES)),$(foreach \
+                f,$(SHAPES),chi$c-sites$s-$f)))) $(foreach c,$(if $(filter 2,$(SITES)),$(CHI)),$(foreach f,$(SHAPES),chi$c-$f))
+ablation_packed = $(foreach c,$(sort $(ablation_cuts)),$(foreach b,$(BITS),$c$(if $(filter-out 16,$b),-q$b)))
+ABLATION = dense $(foreach c,$(ablation_packed),$c $c-aware)
 asked_of = $(if $(filter $1,$(MAKECMDGOALS)),$(addprefix $(FRONTIER_MODEL)-,$2))
 SENTENCES += $(call asked_of,frontier,$(FRONTIER)) $(call asked_of,ablation,$(ABLATION))
 reports_for = $(patsubst %,$R/$(FRONTIER_MODEL)/%/report.json,$1)

@@ -24,7 +24,7 @@ step.chiN = | mpo-decompose --chi $1# : bond dimension N
 step.keepN = | mpo-decompose --keep $1e-2# : keep N % of a matrix's parameters
 step.sitesN = --sites $1# : behind chiN or keepN: N cores per matrix
 step.balanced = --shape balanced# : behind chiN or keepN: the paper's shape, factors as equal as can be
-step.crossed = --shape crossed# : behind chiN or keepN: large factors of the rows with small ones of the columns, and the other way round
+step.crossed = --shape crossed# : behind chiN or keepN: large factors of the rows beside small ones of the columns
 step.matrix = --shape matrix# : behind chiN or keepN: the matrix SVD's shape
 step.qN = | quantize --bits $1# : N bits per weight
 step.gN = --group $1# : behind qN: groups of N weights share a scale
@@ -35,10 +35,11 @@ step.znone = --zero none# : behind qN: symmetric
 step.rotate = --rotate# : behind qN: matrices are turned by signs and Hadamard blocks first
 step.rN = --residual-chi $1# : behind qN: and a low-rank term of rank N for what rounding loses
 step.pN = | mpo-decompose --plan budget.plan# : N % of the parameters, dealt out where they count most
-step.N.Nbpw = | mpo-decompose --plan budget.plan | quantize --plan budget.plan# : N.N bits per weight of the linear layers, dealt out
-step.N.NMB = | mpo-decompose --plan budget.plan | quantize --plan budget.plan# : N.N million bytes for the whole model, dealt out
-step.N.NKB = | mpo-decompose --plan budget.plan | quantize --plan budget.plan# : the same in thousand bytes
-step.aware = # : last: all programs look at what a layer sees, by the way AWARE; aware-dense, aware-sequential, aware-cross: by that
+step.N.Nbpw = $(within_budget)# : N.N bits per weight of the linear layers, dealt out
+step.N.NMB = $(within_budget)# : N.N million bytes for the whole model, dealt out
+step.N.NKB = $(within_budget)# : the same in thousand bytes
+within_budget := | mpo-decompose --plan budget.plan | quantize --plan budget.plan
+step.aware = # : last: the programs look at what a layer sees, in the way AWARE, or aware-dense, aware-sequential, aware-cross
 step.progressive = # : last: MLP, then queries and outputs, then keys and values, each looking at the result of the one before
 step.dense = # : alone: nothing is done, the model as it came is measured
 step.svd = # : last, behind cut matrices: the matrix SVD with as many parameters instead, to compare with
@@ -141,7 +142,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 options = --threads $(THREADS) $(verbosity)
 verbosity = $(if $(V),--verbose,--quiet)
-with_options = $(foreach word,$1,$(word)$(if $2,$(if $(filter $(word),$(PROGRAMS)), $2))$(if $(filter mpo-decompose quantize,$(word)),$(if $3, $3)))
+with_options = $(foreach word,$1,$(word)$(if $2,$(if $(filter $(word),$(PROGRAMS)), $2))$(if $3,$(if $(filter $(looking_programs), \
+               $(word)), $3)))
+looking_programs := mpo-decompose quantize
 RUN = pipelines/slot$(if $2, $2) $(if $(LAUNCH),'$(LAUNCH) bash -eu -o pipefail -c "$(subst ",\",$1)"','$1')
 
 # What each piece comes from, and what its programs are told beside the sentence, is the model as it came and nothing, unless
@@ -186,7 +189,7 @@ $(foreach m,$(MODELS),$(eval $(call sentences_of,$m)))
 # Files that make finds only by chaining pattern rules are intermediate to it: it would delete them at the end, and not miss
 # them once deleted. PRECIOUS keeps them; naming them as prerequisites of something makes it miss them. So the files of all
 # sentences asked for are named here: of goals MODEL-STEPS, of goals in $R/MODEL/STEPS/, and of what a graph adds to SENTENCES.
-.PRECIOUS: $R/%/shape.plan $R/%/sentence $R/%.tns $R/%/model/config.json $R/%/files $R/%/sizes.json $R/%/svd.plan
+.PRECIOUS: $R/%/sentence $R/%.tns $R/%/model/config.json $R/%/files $R/%/sizes.json $R/%/svd.plan $R/%/shape.plan
 SENTENCES ?=
 goals = $(patsubst %.report,%,$(patsubst %.sample,%,$(MAKECMDGOALS) $(SENTENCES)))
 runs := $(sort $(foreach m,$(MODELS),$(patsubst $m-%,$m/%,$(filter $m-%,$(goals)))) \
@@ -201,7 +204,8 @@ runs := $(sort $(runs) $(patsubst %-svd,%,$(filter %-svd,$(runs))))
 runs := $(sort $(runs) $(patsubst %-progressive,%-progressive1,$(filter %-progressive,$(runs))) \
                $(patsubst %-progressive,%-progressive2,$(filter %-progressive,$(runs))))
 files_of_run = sentence sizes.json $(if $(call is_dense,$1),,$(addsuffix .tns,$(call pieces,$(call model_of,$1))) \
-               model/config.json files svd.plan $(if $(call has_budget,$1),budget.plan))
+               model/config.json files svd.plan $(if $(call has_budget,$1),budget.plan) \
+               $(if $(filter --shape,$(call sentence,$(call steps_of,$1))),shape.plan))
 has_budget = $(filter budget.plan,$(call sentence,$(call steps_of,$1)))
 named: $(foreach r,$(runs),$(addprefix $R/$r/,$(call files_of_run,$r)) $(if $(call has_budget,$r),$(addprefix \
          $R/$(call model_of,$r)/dense/,$(addsuffix .jsonl,$(call pieces,$(call model_of,$r))))))

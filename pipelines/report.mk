@@ -16,8 +16,8 @@ TOKENS :=
 KL_TOKENS := 32768
 #: what a .sample goes on with
 PROMPT := Once upon a time
-#: what a .report measures of these: hellaswag boolq mmlu triviaqa gsm8k
-TASKS := hellaswag boolq mmlu triviaqa gsm8k
+#: what a .report measures of these: hellaswag boolq mmlu triviaqa gsm8k (make frontier and ablation: none)
+TASKS := $(if $(filter frontier ablation,$(MAKECMDGOALS)),,hellaswag boolq mmlu triviaqa gsm8k)
 #: documents per task (MMLU: spread over its 57 subjects, one of each at least); empty: the full sets
 LIMIT := 20
 #: what a .report measures too, to compare with: dense (the source), svd (the matrix SVD with as many parameters)

@@ -15,7 +15,8 @@ struct filter {
     int (*change)(void *context, struct operator *op);
     /* Where set, nothing is written: the filter only looks, change() at what it wants, leave() at all other records. */
     int (*leave)(void *context, const struct record *record);
-    /* Where set: before the first record, and behind the last one, before the output is there. EX_OK or an exit code. */
+    /* Where set: before the first record, and behind the last one, before the output is there. EX_OK or an exit
+     * code. */
     int (*begin)(void *context, const struct source *source);
     int (*end)(void *context);
     void *context;
