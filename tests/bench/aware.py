@@ -77,7 +77,8 @@ def weighted(w, fit, h):
     return float(((d @ h) * d).sum() / ((w @ h) * w).sum())
 
 
-def main(arguments, scratch):
+def prepare(arguments, scratch):
+    """Paths of an unpacked stream and moments, and by name the matrices and what they see."""
     stream, moments = os.path.join(scratch, "plain.tns"), arguments.moments or os.path.join(scratch, "moments")
     with subprocess.Popen(["extract-layer", MODEL], stdout=subprocess.PIPE) as reading:
         subprocess.run(["quantize", "-q", "--inverse", "--match", "*", "-o", stream], stdin=reading.stdout, check=True)
@@ -90,6 +91,11 @@ def main(arguments, scratch):
     for record, payload in records(moments):
         h = full(np.frombuffer(payload, "<f4"), record["width"]) if "weights" in record else None
         seen.update((name, h) for name in record.get("weights", []))
+    return stream, moments, weights, seen
+
+
+def main(arguments, scratch):
+    stream, moments, weights, seen = prepare(arguments, scratch)
     torch.set_num_threads(THREADS)
     times = [], []
     for _ in range(arguments.runs):
