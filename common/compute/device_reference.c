@@ -138,7 +138,7 @@ static void gemm(float alpha, const float *x, int64_t x_stride, const float *w, 
 
 static void permute(float *y, const float *x, int rank, const int64_t *shape, const int *axes)
 {
-    int64_t stride[TENSOR_RANK], step[TENSOR_RANK], index[TENSOR_RANK] = {0}, count = 1, at = 0;
+    int64_t stride[TENSOR_RANK] = {0}, step[TENSOR_RANK], index[TENSOR_RANK] = {0}, count = 1, at = 0;
 
     for (int axis = rank - 1; axis >= 0; axis--) {
         stride[axis] = count;
