@@ -20,7 +20,7 @@ CALIBRATION_CONTEXT := 1024
 #: what budgets choose from: budgets of mpo-decompose
 CUT_CURVES := --keep .2,.3,.4,.5,.6,.7,.8,.9
 #: and settings of quantize
-PACK_CURVES := --bits 2,3,4 --group 64 --scale-bits 6 --rotate=0,64
+PACK_CURVES := --bits 2,3,4 --group 64,128 --scale-bits 6 --rotate=0,64
 #: what budgets weigh errors by: the sensitivity of each matrix, block or kind; empty: all alike, as large models always have it
 SENSITIVITY := matrix
 #: tokens of the calibration text that it is measured on
