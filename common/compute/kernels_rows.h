@@ -172,8 +172,8 @@ static void hadamard_block(float *y, int64_t block)
             }
 }
 
-/* Rows k..k+SUMS-1 of Hartley's matrix times the lines of a span, in chunks of 32 of these, so that rounding doesn't add
- * up; the last rows may be one row more than once. */
+/* Rows k..k+SUMS-1 of Hartley's matrix times the lines of a span, in chunks of 32 of these, so that rounding doesn't
+ * add up; the last rows may be one row more than once. */
 enum { SUMS = 4, MIX_CHUNK = 32 };
 
 INLINE void hartley_sums(vf sum[SUMS], const float *line, const float *hartley, int64_t mix, int64_t k)

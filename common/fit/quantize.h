@@ -40,9 +40,9 @@ void views_free(struct views *views);                    /* NULL is allowed */
 /* Rounds op in place.
  *
  * A matrix in one core: W is turned (with op's own transforms, where it has any, otherwise by rotate: in blocks, its
- * input; ROTATE_FULL, both sides by transform_full()), then rounded. What sees the same input shares its turn. With cross moments the sequential target is tried as well and kept where the held-out error is lower. With
- * a residual, W = Q + U V by alternating: Q rounds W - U V, U V fits W - Q; of all pairs as they are stored the best
- * is kept.
+ * input; ROTATE_FULL, both sides by transform_full()), then rounded. What sees the same input shares its turn. With
+ * cross moments the sequential target is tried as well and kept where the held-out error is lower. With a residual,
+ * W = Q + U V by alternating: Q rounds W - U V, U V fits W - Q; of all pairs as they are stored the best is kept.
  * Several cores: with moments each core is rounded for the moments that reach it, from the input's side on, bonds
  * balanced before, and the next core is fitted to what the rounding of those behind it left; without, each to nearest.
  * Neither residual nor sequential target; turned only where the whole input lies in the last core of each term, and
