@@ -201,7 +201,7 @@ bool operator_is_matrix(const struct operator *op)
 
 bool operator_is_dense(const struct operator *op)
 {
-    return operator_is_matrix(op) && !op->input.block && op->term[0].core[0].dtype.kind != DTYPE_GROUP;
+    return operator_is_matrix(op) && !op->input.block && !dtype_is_packed(op->term[0].core[0].dtype);
 }
 
 int64_t operator_parameters(const struct operator *op)
