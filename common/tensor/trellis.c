@@ -60,7 +60,7 @@ struct trellis_tile trellis_tile(struct dtype dtype, const struct trellis_layout
 }
 
 /* Codes of steps, rolled through a window that ends with a whole code at or behind the state's last bit. */
-void trellis_states(struct dtype dtype, int steps, const unsigned char *packed, uint32_t state[TRELLIS_WEIGHTS])
+void trellis_states(struct dtype dtype, int steps, const unsigned char *packed, uint32_t *state)
 {
     unsigned char code[TRELLIS_WEIGHTS + TRELLIS_STATE_MOST];
     int codes = (dtype.state + dtype.bits - 1) / dtype.bits;

@@ -61,8 +61,8 @@ struct trellis_tile {
 
 struct trellis_tile trellis_tile(struct dtype dtype, const struct trellis_layout *layout, int64_t row, int64_t column);
 
-/* The states of all steps, from a tile's bytes. */
-void trellis_states(struct dtype dtype, int steps, const unsigned char *packed, uint32_t state[TRELLIS_WEIGHTS]);
+/* state [steps]: the states of all steps, at most TRELLIS_WEIGHTS, from a tile's bytes. */
+void trellis_states(struct dtype dtype, int steps, const unsigned char *packed, uint32_t *state);
 
 /* The way back: a step's code is its state's lowest bits. Unused bits are written as zero. */
 void trellis_pack(struct dtype dtype, int steps, const uint32_t *state, unsigned char *packed);
