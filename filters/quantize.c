@@ -42,9 +42,9 @@ static const struct argp_option table[] = {
      "f16 factors (default: 0, f16 each)", 0},
     {"moments", KEY_MOMENTS, "FILE", 0, "what the layers see, from calibrate: scales by weighted error, codes that "
      "make up for each other's rounding, so that outputs change least", 0},
-    {"rotate", KEY_ROTATE, "BLOCK", OPTION_ARG_OPTIONAL, "turn the inputs of the blocks' matrices by random signs and "
-     "Hadamard matrices of the largest size up to BLOCK (a power of two; default: 64) that fits; stored with the "
-     "weight", 0},
+    {"rotate", KEY_ROTATE, "BLOCK|full", OPTION_ARG_OPTIONAL, "turn the inputs of the blocks' matrices by random signs "
+     "and Hadamard matrices of the largest size up to BLOCK (a power of two; default: 64) that fits; full: inputs and "
+     "outputs over their whole width; stored with the weight", 0},
     {"fold", KEY_FOLD, NULL, 0, "with --rotate, where the model allows it, fold the turn of o_proj's input into "
      "v_proj: nothing is stored, and both differ from the original by an orthogonal turn", 0},
     {"residual-chi", KEY_RESIDUAL, "R", 0, "a low-rank term of rank R beside the codes, fitted with them (default: 0)",

@@ -146,24 +146,26 @@ def splitmix(seed, k):
     return z ^ z >> 31
 
 
-def transform(signs, hadamard, n):
+def transform(n, signs, hadamard, hartley=1):
     """T [n, n], dense."""
     block = numpy.ones((1, 1))
     while len(block) < hadamard:
         block = numpy.block([[block, block], [block, -block]])
     sign = [-1 if splitmix(signs, i // 64) >> i % 64 & 1 else 1 for i in range(n)]
-    return numpy.kron(numpy.eye(n // hadamard), block / hadamard**0.5) * sign
+    angle = 2 * numpy.pi * numpy.outer(range(hartley), range(hartley)) / hartley
+    mix = (numpy.cos(angle) + numpy.sin(angle)) / hartley**0.5
+    return numpy.kron(numpy.eye(n // (hadamard * hartley)), numpy.kron(mix, block / hadamard**0.5)) * sign
 
 
 def rebuild(records):
     """name -> matrix, from plain tensors and from the chains of cores."""
-    weights, chains, inputs = {}, {}, {}
+    weights, chains, turns = {}, {}, {}
     for r in records:
         if r["kind"] == "tensor":
             weights[r["name"]] = decode(r).astype("f4")
         elif r["kind"] == "core":
             chains.setdefault((r["name"], r["term"][0]), []).append(decode(r).astype("f8"))
-            inputs[r["name"]] = inputs.get(r["name"]) or r.get("input")
+            turns.setdefault(r["name"], (r.get("input"), r.get("output")))
     for (name, _), cores in chains.items():
         product = cores[0]
         for core in cores[1:]:
@@ -171,9 +173,11 @@ def rebuild(records):
             a, o, p, i, j, c = product.shape
             product = product.reshape(a, o * p, i * j, c)
         weights[name] = weights.get(name, 0) + product[0, :, :, 0]
-    for name, turn in inputs.items():
-        if turn:
-            weights[name] = weights[name] @ transform(turn["signs"], turn["hadamard"], weights[name].shape[1])
+    for name, (turn_in, turn_out) in turns.items():
+        if turn_in:
+            weights[name] = weights[name] @ transform(weights[name].shape[1], **turn_in)
+        if turn_out:
+            weights[name] = transform(weights[name].shape[0], **turn_out).T @ weights[name]
     return weights
 
 
@@ -220,11 +224,20 @@ def test_trellis_example():
 def test_transform_example():
     seed, block, word, signs, row = re.search(r'"input": \{"signs": (\d+), "hadamard": (\d+)\}: z\(0\) is (\w+), so S is'
                                               r" ([-\d ]+),\n.* W is ([-\d ]+)\.", format_text()).groups()
-    turn = transform(int(seed), int(block), 4)
+    turn = transform(4, int(seed), int(block))
     assert splitmix(int(seed), 0) == int(word, 16)
     assert (numpy.sign(turn[0]) == [int(s) for s in signs.split()]).all()
     assert ([1, 2, 3, 4] @ turn).tolist() == [int(w) for w in row.split()]
     assert numpy.allclose(turn @ turn.T, numpy.eye(4))
+
+
+def test_two_sided_example():
+    text = format_text()
+    text = text[text.index("A core [1, 2, 6, 1]"):]
+    rows = [[int(x) for x in row.split()] for row in re.search(r"holds ([\d ]+) and ([\d ]+), with", text).groups()]
+    turn_in, turn_out = (json.loads(re.search(f'"{side}": ({{[^}}]*}})', text)[1]) for side in ("input", "output"))
+    w = numpy.array([line.split() for line in re.search(r"W is\n(.*\n.*)\n", text)[1].split("\n")], dtype="f8")
+    assert numpy.abs(transform(2, **turn_out).T @ numpy.array(rows) @ transform(6, **turn_in) - w).max() < 1e-6
 
 
 def test_stream_example():
@@ -288,6 +301,7 @@ def main():
              ("the group example of FORMAT", test_group_example),
              ("the trellis examples of FORMAT", test_trellis_example),
              ("the transform example of FORMAT", test_transform_example),
+             ("the example with transforms on both sides", test_two_sided_example),
              ("the example with integer scales", test_super_example),
              ("the stream example of FORMAT, byte by byte", test_stream_example),
              ("matrices from two cores", lambda: test_rebuild(extract + " | mpo-decompose -q --chi 16", 1e-5)),
@@ -297,6 +311,10 @@ def main():
                  extract + " | mpo-decompose -q --chi 16 | quantize -q --bits 6 --group row", 1e-5)),
              ("packed matrices behind transforms", lambda: test_rebuild(
                  extract + " | quantize -q --bits 4 --group 32 --rotate", 1e-6)),
+             ("packed matrices between transforms of the whole widths", lambda: test_rebuild(
+                 extract + " | quantize -q --bits 4 --group 32 --rotate=full --seed 3", 2e-6)),
+             ("packed cores between transforms of the whole widths", lambda: test_rebuild(
+                 extract + " | mpo-decompose -q --chi 16 | quantize -q --bits 4 --group 16 --rotate=full", 1e-5)),
              ("packed cores behind transforms", lambda: test_rebuild(
                  extract + " | mpo-decompose -q --chi 16 | quantize -q --bits 4 --group 16 --rotate=16 --seed 7", 1e-5))]
     for bits in (2, 3, 4, 5, 6, 8):

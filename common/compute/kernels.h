@@ -6,7 +6,7 @@
 #ifndef COMPUTE_KERNELS_H
 #define COMPUTE_KERNELS_H
 
-#include "tensor/dtype.h"
+#include "compute/device.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -92,7 +92,7 @@ struct kernels {
     void (*round)(const float *x, int64_t columns, int64_t blocks, int8_t *codes, float *scale, float *sum);
     void (*rms_norm)(float *y, const float *x, const float *weight, int64_t d, double epsilon);
     void (*rope)(float *x, int64_t n_head, int64_t head_dim, const float *cosine, const float *sine);
-    void (*hadamard)(float *y, const float *x, const float *sign, int64_t block, bool inverse, int64_t d);
+    void (*hadamard)(float *y, const float *x, const struct hadamard *turn, bool inverse, int64_t d);
     void (*silu_multiply)(float *gate, const float *up, int64_t count);
     void (*add_scaled)(float *x, const float *y, float factor, int64_t count);
     void (*scale)(float *x, float factor, int64_t count);

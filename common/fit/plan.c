@@ -114,8 +114,9 @@ static bool set_scale_bits(struct plan_line *line, const char *value)
 
 static bool set_rotate(struct plan_line *line, const char *value)
 {
-    long long number;
-    bool good = whole(value, 0, TRANSFORM_BLOCK_MOST, &number) && number != 1 && !(number & (number - 1));
+    long long number = ROTATE_FULL;
+    bool good = !strcmp(value, "full") || (whole(value, 0, TRANSFORM_BLOCK_MOST, &number) && number != 1
+                                           && !(number & (number - 1)));
 
     line->rotate = number;
     return good;
@@ -156,7 +157,7 @@ static const struct {
     {"group", set_group, "1 or more, or row"},
     {"zero", set_zero, "none, int or min"},
     {"scale_bits", set_scale_bits, "0, 6 or 8"},
-    {"rotate", set_rotate, "0, or a power of two from 2 to 65536"},
+    {"rotate", set_rotate, "0, a power of two from 2 to 65536, or full"},
     {"residual_chi", set_residual_chi, "0 or more"},
     {"residual_bits", set_residual_bits, "2, 3, 4, 5, 6, 8 or 16"},
 };

@@ -16,6 +16,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { ROTATE_FULL = -1 };       /* both sides over their whole width */
+
 struct plan_line {
     unsigned given;              /* bit k: the k-th key of plan.c's table was given */
     char *glob;
@@ -29,7 +31,7 @@ struct plan_line {
     int group;
     enum dtype_zero zero;
     int scale_bits;              /* 0 (f16; the default), 6, 8 */
-    int64_t rotate;              /* 0 (no turn; the default), or a power of two from 2 on */
+    int64_t rotate;              /* 0 (no turn; the default), a power of two from 2 on, or ROTATE_FULL ("full") */
     int64_t residual_chi;        /* 0 (none; the default) or more */
     int residual_bits;           /* 0: not given; 2 to 8, or 16 for cores in f16 */
 };

@@ -34,7 +34,7 @@ struct trial {
 /* Whether a setting means something for the operator that the ones without it don't. */
 static bool applies(const struct trial *t)
 {
-    if (t->how.rotate && (t->op->input.block || !quantize_block(&t->how, t->op->in)))
+    if (t->how.rotate && (operator_is_turned(t->op) || !quantize_turn(&t->how, t->op->in).block))
         return false;
     return !t->how.residual_chi || (operator_is_matrix(t->op) && t->how.residual_chi <= least(t->op->out, t->op->in));
 }

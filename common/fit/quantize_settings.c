@@ -23,7 +23,8 @@ void quantization_history(struct json *history, const struct plan_line *line)
     if (line->scale_bits)
         json_put(history, "scale_bits", json_make_int(line->scale_bits));
     if (line->rotate)
-        json_put(history, "rotate", json_make_int(line->rotate));
+        json_put(history, "rotate", line->rotate == ROTATE_FULL ? json_make_string("full")
+                                                                : json_make_int(line->rotate));
     if (line->residual_chi) {
         json_put(history, "residual_chi", json_make_int(line->residual_chi));
         json_put(history, "residual_bits", json_make_int(line->residual_bits));
