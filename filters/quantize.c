@@ -245,7 +245,7 @@ static bool wants(void *context, const struct record *record)
     (void)context;
     if (options.inverse)
         return globs_match(&common_options.match, record->name)
-               && (record->kind == RECORD_CORE || record->dtype.kind == DTYPE_GROUP);
+               && (record->kind == RECORD_CORE || dtype_is_packed(record->dtype));
     return how_for(record->name, &how) && !(options.curves && is_edge(record_section(record->name, &block)));
 }
 
@@ -305,7 +305,7 @@ static int leave(void *context, const struct record *record)
     int64_t block, bytes;
 
     if ((record->kind == RECORD_CORE || record->rank == 2) && dtype_is_real(record->dtype)
-        && record->dtype.kind != DTYPE_GROUP && is_edge(record_section(record->name, &block))
+        && !dtype_is_packed(record->dtype) && is_edge(record_section(record->name, &block))
         && how_for(record->name, &how)
         && (bytes = dtype_payload(how.dtype, record->rank, record->shape)) < record->bytes)
         stored.bytes = bytes;

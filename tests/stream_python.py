@@ -76,12 +76,45 @@ def decode_groups(dtype, shape, payload):
     return (spread(scale) * (codes - spread(point)) + spread(minimum)).reshape(shape)
 
 
+TRELLIS_FACTORS = 0x765B1A57, 0x73867721
+
+
+def decode_trellis(dtype, shape, payload):
+    rate, state_bits = re.fullmatch(r"t([\d.]+)-(\d+)", dtype).groups()
+    rate, state_bits = float(rate), int(state_bits)
+    step = 1 if rate == int(rate) else 2
+    bits = int(rate * step)
+    axes = list(shape)
+    while len(axes) > 1 and axes[-1] == 1:
+        axes.pop()
+    rows, length = int(numpy.prod(axes[:-1], dtype=int)), axes[-1]
+    matrix, at = numpy.empty((rows, length), "f4"), 0
+    for top in range(0, rows, 16):
+        for left in range(0, length, 16):
+            height, width = min(16, rows - top), min(16, length - left)
+            steps = -(-height * width // step)
+            size = -(-steps * bits // 8)
+            flat = numpy.unpackbits(numpy.frombuffer(payload[at: at + size], "u1"), bitorder="little")[: steps * bits].astype(int)
+            at += size
+            window = (numpy.arange(steps)[:, None] * bits + numpy.arange(state_bits)) % (steps * bits)
+            states = (flat[window] << numpy.arange(state_bits)).sum(1)
+            values = [[sum((int(s) * factor % 2**32).to_bytes(4, "little")) - 510 for factor in TRELLIS_FACTORS[:step]] for s in states]
+            tile = numpy.array(values, "f4").reshape(-1)[: height * width]
+            matrix[top: top + height, left: left + width] = tile.reshape(width, height).T
+    at = -(-at // 64) * 64
+    scale = numpy.frombuffer(payload[at: at + 2 * rows], "<f2").astype("f4")
+    assert at + 2 * rows == len(payload)
+    return (matrix * (scale / 128)[:, None]).reshape(shape)
+
+
 def decode(record):
     dtype, shape, payload = record["dtype"], record["shape"], record["payload"]
     if dtype == "bf16":
         return (numpy.frombuffer(payload, "<u2").astype("u4") << 16).view("f4").reshape(shape)
     if dtype in PLAIN:
         return numpy.frombuffer(payload, PLAIN[dtype]).reshape(shape)
+    if dtype.startswith("t"):
+        return decode_trellis(dtype, shape, payload)
     return decode_groups(dtype, shape, payload)
 
 
@@ -166,21 +199,26 @@ def test_bit_widths():
         assert list(unpack_codes(bytes.fromhex(packed), int(bits), len(codes))) == codes
 
 
-def group_example(dtype, after):
-    """The payload of the row of five after these words of FORMAT, decoded, and its size."""
+def packed_example(dtype, shape, after):
+    """The payload after these words of FORMAT, decoded, its size, and the number of planes."""
     text = format_text()
     text = text[text.index(after):].split(" in all")[0]
     planes = re.findall(r"^    (?:codes|scale|zero|factor) +((?:[0-9a-f]{2} ?)+?)(?: {2,}|$)", text, re.M)
     payload = b"".join(bytes.fromhex(plane).ljust(64, b"\0") for plane in planes[:-1]) + bytes.fromhex(planes[-1])
-    return decode_groups(dtype, [5], payload).tolist(), len(payload), len(planes)
+    return decode(dict(dtype=dtype, shape=shape, payload=payload)).tolist(), len(payload), len(planes)
 
 
 def test_group_example():
-    assert group_example("q4-4-min", "A row of five") == ([-4, 3.5, -1.5, 1, 1.75], 132, 3)
+    assert packed_example("q4-4-min", [5], 'A row of five in "q4-4-min"') == ([-4, 3.5, -1.5, 1, 1.75], 132, 3)
 
 
 def test_super_example():
-    assert group_example("q4-4-min-s6", "The same codes") == ([-4, 3.5, -1.5, 1, -0.25], 258, 5)
+    assert packed_example("q4-4-min-s6", [5], "The same codes") == ([-4, 3.5, -1.5, 1, -0.25], 258, 5)
+
+
+def test_trellis_example():
+    assert packed_example("t2-8", [3, 2], "A matrix [3, 2]") == ([[-32, -9], [7, 18], [-42, 193]], 70, 2)
+    assert packed_example("t2.5-8", [5], 'A row of five in "t2.5-8"') == ([-64, 306, 69, 309, 34], 66, 2)
 
 
 def test_transform_example():
@@ -261,6 +299,7 @@ def main():
     extract = "extract-layer '%s'" % MODEL
     tests = [("codes of each bit width as FORMAT shows them", test_bit_widths),
              ("the group example of FORMAT", test_group_example),
+             ("the trellis examples of FORMAT", test_trellis_example),
              ("the transform example of FORMAT", test_transform_example),
              ("the example with transforms on both sides", test_two_sided_example),
              ("the example with integer scales", test_super_example),

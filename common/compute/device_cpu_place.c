@@ -171,7 +171,9 @@ struct placed *cpu_place(struct tensor *tensor, enum activations activations)
     if (tensor->dtype.kind == DTYPE_GROUP)
         place_packed(matrix, tensor);
     else {
-        matrix->tensor = tensor->dtype.kind == DTYPE_F64 ? as_f32(tensor) : *tensor;
+        bool unpacked = tensor->dtype.kind == DTYPE_F64 || tensor->dtype.kind == DTYPE_TRELLIS;
+
+        matrix->tensor = unpacked ? as_f32(tensor) : *tensor;
         matrix->layout = LAYOUT_ROWS;
         matrix->kind = matrix->tensor.dtype.kind;
         matrix->placed.bytes = matrix->tensor.bytes;

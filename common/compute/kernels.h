@@ -47,6 +47,19 @@ struct rounded {
     int64_t blocks;
 };
 
+/* A step of Viterbi's search over the states of a trellis (compute/trellis.h), backwards. An overlap p is the lower
+ * state - bits of a state's bits; state s = p + j * overlaps is followed by overlap s >> bits. */
+struct trellis_step {
+    const int16_t *value[2];     /* [2^state] in units of 2^-13; the second NULL: one weight per step */
+    const int16_t *square;       /* [2^state] the sum of their squares in units of 2^-10 */
+    int state, bits;
+    int16_t *ahead;              /* [overlaps, and 32 that may be read] the cost of what follows */
+    int16_t level;               /* is added to all of ahead first, with saturation */
+    int16_t x[2];                /* the numbers to come near to, as values */
+    int16_t *cost;               /* [overlaps] of the best state: its ahead, square, and -2 x value, saturated */
+    unsigned char *choice;       /* [overlaps] its j, the lowest of equal ones */
+};
+
 struct kernels {
     const char *name;
     int tokens, panel;           /* the tile of gemm: rows of x, rows of w */
@@ -89,6 +102,9 @@ struct kernels {
     /* Of one row, as in compute/device.h. */
     double (*log_sum_exp)(const float *x, int64_t d, int32_t *argmax);
     double (*divergence)(const float *p, double p_lse, const float *q, double q_lse, int64_t d);
+
+    /* Levels ahead, fills cost and choice; the least cost. The same bits in all tables. */
+    int16_t (*trellis_step)(const struct trellis_step *step);
 };
 
 extern const struct kernels kernels_portable;

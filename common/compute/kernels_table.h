@@ -3,4 +3,4 @@
 .panel_tiles = panel_tiles, .dense = dense, .tile_int8 = tile_int8, .tile_f32 = tile_f32, .round = round_row,
 .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .silu_multiply = silu_multiply, .add_scaled = add_scaled,
 .scale = scale_row, .exponentials = exponentials, .largest = largest, .log_sum_exp = log_sum_exp,
-.divergence = divergence,
+.divergence = divergence, .trellis_step = trellis_step,

@@ -54,7 +54,7 @@ static bool to_be_rounded(const struct tensor *core, struct dtype dtype, const c
 {
     int64_t bytes = dtype_payload(dtype, core->rank, core->shape);
 
-    if (core->dtype.kind == DTYPE_GROUP)
+    if (dtype_is_packed(core->dtype))
         inform("'%s': packed already, kept", name);
     else if (bytes >= core->bytes)
         inform("'%s': %lld bytes packed against %lld, kept", name, (long long)bytes, (long long)core->bytes);
@@ -433,7 +433,7 @@ int quantize_inverse(struct operator *op, struct dtype dtype)
 
     for (int t = 0; t < op->n_term; t++)
         for (int s = 0; s < op->term[t].n_site && !rc; s++)
-            if (op->term[t].core[s].dtype.kind == DTYPE_GROUP)
+            if (dtype_is_packed(op->term[t].core[s].dtype))
                 rc = round_inverse(&op->term[t].core[s], dtype, op->name);
     return rc;
 }

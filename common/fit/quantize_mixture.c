@@ -87,7 +87,8 @@ static void subtract_codes(float *d, const struct tensor *q)
 static struct dtype residual_dtype(const struct quantization *how)
 {
     return how->residual_bits == 16 ? DTYPE(F16)
-                                    : (struct dtype){DTYPE_GROUP, how->residual_bits, how->dtype.group, ZERO_NONE, 0};
+                                    : (struct dtype){.kind = DTYPE_GROUP, .bits = how->residual_bits,
+                                                     .group = how->dtype.group, .zero = ZERO_NONE};
 }
 
 /* uv, its cores freed before, becomes the fit of d as it is stored. */

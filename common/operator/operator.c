@@ -213,7 +213,7 @@ bool operator_is_turned(const struct operator *op)
 
 bool operator_is_dense(const struct operator *op)
 {
-    return operator_is_matrix(op) && !operator_is_turned(op) && op->term[0].core[0].dtype.kind != DTYPE_GROUP;
+    return operator_is_matrix(op) && !operator_is_turned(op) && !dtype_is_packed(op->term[0].core[0].dtype);
 }
 
 int64_t operator_parameters(const struct operator *op)

@@ -141,7 +141,8 @@ static void check_packed(enum activations activations)
         for (int zero = ZERO_NONE; zero <= ZERO_MIN; zero++)
             for (int g = 0; g < 5; g++)
                 for (int s = 0; s < 3; s++)
-                    check_dtype((struct dtype){DTYPE_GROUP, bits[b], groups[g], (enum dtype_zero)zero, integers[s]},
+                    check_dtype((struct dtype){.kind = DTYPE_GROUP, .bits = bits[b], .group = groups[g],
+                                               .zero = (enum dtype_zero)zero, .scale_bits = integers[s]},
                                 activations);
 }
 
@@ -160,8 +161,9 @@ static void test_shapes(void)
 {
     static const int64_t shapes[][4] = {{1, 70, 33, 1}, {1, 70, 1, 33}, {70, 1, 33, 1}, {1, 70, 1, 1}, {1, 1, 70, 1},
                                         {70, 1, 1, 1}, {1, 1, 1, 1}};
-    struct dtype dtypes[] = {DTYPE(F32), DTYPE(BF16), {DTYPE_GROUP, 4, 32, ZERO_NONE, 0},
-                             {DTYPE_GROUP, 3, 100, ZERO_MIN, 0}, {DTYPE_GROUP, 5, 2, ZERO_MIN, 6}};
+    struct dtype dtypes[] = {DTYPE(F32), DTYPE(BF16), {.kind = DTYPE_GROUP, .bits = 4, .group = 32, .zero = ZERO_NONE},
+                             {.kind = DTYPE_GROUP, .bits = 3, .group = 100, .zero = ZERO_MIN},
+                             {.kind = DTYPE_GROUP, .bits = 5, .group = 2, .zero = ZERO_MIN, .scale_bits = 6}};
 
     for (int s = 0; s < 7; s++)
         for (int d = 0; d < 5; d++) {
@@ -185,9 +187,11 @@ static void test_shapes(void)
 /* Products of one input with matrices of all kinds at once are those of each alone. */
 static void test_several(void)
 {
-    struct dtype dtypes[] = {DTYPE(F32), {DTYPE_GROUP, 4, 32, ZERO_NONE, 0}, {DTYPE_GROUP, 5, 20, ZERO_INT, 0},
-                             DTYPE(F16), {DTYPE_GROUP, 6, 64, ZERO_MIN, 0}, {DTYPE_GROUP, 4, 32, ZERO_INT, 0},
-                             {DTYPE_GROUP, 3, 32, ZERO_MIN, 6}};
+    struct dtype dtypes[] = {DTYPE(F32), {.kind = DTYPE_GROUP, .bits = 4, .group = 32, .zero = ZERO_NONE},
+                             {.kind = DTYPE_GROUP, .bits = 5, .group = 20, .zero = ZERO_INT},
+                             DTYPE(F16), {.kind = DTYPE_GROUP, .bits = 6, .group = 64, .zero = ZERO_MIN},
+                             {.kind = DTYPE_GROUP, .bits = 4, .group = 32, .zero = ZERO_INT},
+                             {.kind = DTYPE_GROUP, .bits = 3, .group = 32, .zero = ZERO_MIN, .scale_bits = 6}};
     enum { COUNT = 7, COLUMNS = 150, ROWS = 90 };
 
     for (int64_t n = 1; n < 80; n = 3 * n + 1) {
@@ -219,8 +223,10 @@ static void test_gather(void)
 
     for (int i = 0; i < 6 * 3 * 4 * 3 + 4; i++) {
         struct dtype dtype = i < 4 ? (struct dtype[]){DTYPE(F32), DTYPE(F16), DTYPE(BF16), DTYPE(F64)}[i]
-                                   : (struct dtype){DTYPE_GROUP, bits[i % 6], groups[i / 6 % 4],
-                                                    (enum dtype_zero)(i / 24 % 3), (int[]){0, 6, 8}[i / 72 % 3]};
+                                   : (struct dtype){.kind = DTYPE_GROUP, .bits = bits[i % 6],
+                                                    .group = groups[i / 6 % 4],
+                                                    .zero = (enum dtype_zero)(i / 24 % 3),
+                                                    .scale_bits = (int[]){0, 6, 8}[i / 72 % 3]};
         int64_t columns = i % 5 == 0 ? 1 : i % 2 ? 97 : 301;
         struct tensor tensor = random_tensor(dtype, 2, (int64_t[]){37, columns});
         float *whole = xmallocarray((size_t)(37 * columns), 4), *y = xmallocarray((size_t)(3 * columns), 4);
@@ -243,7 +249,8 @@ static void test_rounding_limits(void)
 {
     for (const struct kernels *const *kernels = kernels_all(); *kernels; kernels++)
         for (int bad = 0; bad < 2; bad++) {
-            struct tensor tensor = random_tensor((struct dtype){DTYPE_GROUP, 4, 32, ZERO_NONE, 0}, 2, (int64_t[]){5, 96});
+            struct tensor tensor = random_tensor((struct dtype){.kind = DTYPE_GROUP, .bits = 4, .group = 32,
+                                                                .zero = ZERO_NONE}, 2, (int64_t[]){5, 96});
             struct tensor copy = copy_of(&tensor);
             struct placed *w = device_cpu.place(&tensor, ACTIVATIONS_INT8);
             struct placed *reference = device_reference.place(&copy, ACTIVATIONS_INT8);

@@ -101,7 +101,8 @@ static float *minus(const float *a, const float *b, int64_t count)
 
 static struct quantization plain(int bits, int group)
 {
-    return (struct quantization){.dtype = {DTYPE_GROUP, bits, group, ZERO_MIN, 0}, .residual_bits = 8,
+    return (struct quantization){.dtype = {.kind = DTYPE_GROUP, .bits = bits, .group = group, .zero = ZERO_MIN},
+                                   .residual_bits = 8,
                                  .alternations = 4};
 }
 
