@@ -104,7 +104,7 @@ static void multiply(const struct product *product, int count, const float *x, i
                                    product[p].add};
         float *rounded = NULL;
 
-        if (w->activations == ACTIVATIONS_INT8 && w->dtype.kind == DTYPE_GROUP) {
+        if (w->activations == ACTIVATIONS_INT8 && dtype_is_packed(w->dtype)) {
             rounded = xmallocarray((size_t)(n * w->columns), sizeof *rounded);
             for (int64_t i = 0; i < n; i++)
                 round_row(x + i * x_stride, w->columns, rounded + i * w->columns);

@@ -39,6 +39,26 @@ struct tiles {
     enum dtype_zero zero;
 };
 
+/* A trellis-coded matrix (tensor/trellis.h) of whole strips of 16 rows. A strip is, after the scales of its rows, f32 [16],
+ * the tiles of 16 x 16 weights, an even number of them, each with its first bytes once more behind its last column, so
+ * that no window wraps. A column of a tile has column_bytes bytes. The state of a row in it is `state` bits from bit shift
+ * on of the four bytes that pick names, and its weight scale * (sum of the four bytes of state * factor - STRIP_CENTRE). */
+enum {
+    STRIP_TILE = 16,
+    STRIP_HEAD = 64,             /* bytes of a strip's scales */
+    STRIP_BEHIND = 2,            /* bytes behind a tile: of a window of 16 bits that begins in it */
+    STRIP_LOAD = 16,             /* bytes that may be read from the start of a column on */
+    STRIP_CENTRE = 510,
+};
+
+struct strips {
+    const unsigned char *data;
+    int64_t strip_bytes, tile_bytes, column_bytes, tiles;        /* tiles: of a strip */
+    unsigned char pick[4 * TILE];                /* per row: four offsets from the column's first byte */
+    int32_t shift[TILE], mask;
+    uint32_t factor[TILE];
+};
+
 /* Rows of x rounded to 8 bits. codes [n][blocks * 32], zero beyond the columns; scale, sum [n][blocks]: what a code
  * stands for, and the sum of the codes (whole numbers). */
 struct rounded {
@@ -87,6 +107,13 @@ struct kernels {
     void (*tile_int8)(const struct tiles *w, int64_t tile, const struct rounded *x, int64_t first, int64_t n,
                       float *out);
     void (*tile_f32)(const struct tiles *w, int64_t tile, const float *x, int64_t x_stride, int64_t n, float *out);
+
+    /* The same of a strip, and of panels from the strips of a matrix. */
+    void (*strip_int8)(const struct strips *w, int64_t strip, const struct rounded *x, int64_t first, int64_t n,
+                       float *out);
+    void (*strip_f32)(const struct strips *w, int64_t strip, const float *x, int64_t x_stride, int64_t n, float *out);
+    void (*panel_strips)(const struct strips *w, int64_t strips, int64_t row, int64_t first, int64_t count,
+                         float *panel);
 
     /* One row of x. */
     void (*round)(const float *x, int64_t columns, int64_t blocks, int8_t *codes, float *scale, float *sum);
