@@ -4,9 +4,9 @@
  *     GLOB key=value key=value ...
  *
  * The first line whose glob matches a weight's name counts. Keys: chi, keep, tolerance (one of the three), sites,
- * shape, dtype for mpo-decompose; bits, and with it group, zero, scale_bits, rotate, residual_chi, residual_bits for
- * quantize. Both programs read the same file, and each leaves alone what its line gives no key of its own for: one
- * of the three to the one, bits to the other. */
+ * shape, dtype for mpo-decompose; for quantize bits, and with it group, zero, scale_bits, or code=trellis, and with it rate
+ * and state; with both rotate, residual_chi, residual_bits. Both programs read the same file, and each leaves alone what its
+ * line gives no key of its own for: one of the three to the one, bits or code=trellis to the other. */
 #ifndef FIT_PLAN_H
 #define FIT_PLAN_H
 
@@ -28,6 +28,9 @@ struct plan_line {
     bool has_dtype, has_group, has_zero;
     struct dtype dtype;
     int bits;                    /* 0: not given */
+    bool trellis;                /* code=trellis; code=scalar is the default */
+    int rate;                    /* half bits per weight; 0: not given */
+    int state;                   /* 0: not given */
     int group;
     enum dtype_zero zero;
     int scale_bits;              /* 0 (f16; the default), 6, 8 */

@@ -261,7 +261,7 @@ static int quantize_matrix(struct operator *op, const struct quantization *how, 
         result->norm = result->difference.norm;
     } else {
         if (how->moments)
-            rc = views_find(views, how->moments, f.input, f.width, &f.matrix.view);
+            rc = views_find(views, how->moments, f.input, f.width, feedback_block(how->dtype), &f.matrix.view);
         if (!rc)
             rc = fit_matrix(op, &f, how, result);
     }
@@ -403,7 +403,7 @@ static int quantize_chains(struct operator *op, const struct quantization *how, 
     result->output = op->output;
     if (result->done && how->moments) {
         open_cores(&c, (struct transform){0}, (struct transform){0});
-        rc = views_find(views, how->moments, op->input, op->in, &view);
+        rc = views_find(views, how->moments, op->input, op->in, feedback_block(how->dtype), &view);
         if (!rc)
             rc = round_for_view(&c, view, result);
     } else if (result->done)

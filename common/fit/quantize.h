@@ -9,7 +9,7 @@
 #include "operator/difference.h"
 
 struct quantization {
-    struct dtype dtype;          /* a group format */
+    struct dtype dtype;          /* a packed format */
     const struct moment_set *moments;    /* what the matrix sees; NULL: every input the same, and rounding to nearest */
     int64_t rotate;              /* 0; a power of two: the most that a block of the input's turn has; ROTATE_FULL */
     uint64_t seed;               /* of its signs; those of the output's are by the next one */
@@ -17,7 +17,7 @@ struct quantization {
     struct transform fold_output;    /* block 0: none; turns of fold_size rows each */
     int64_t fold_size;
     int64_t residual_chi;        /* 0, or the rank of a term beside the codes */
-    int residual_bits;           /* of its two cores: 2 to 8 (no offset, groups as in dtype), or 16: f16 */
+    int residual_bits;           /* of its two cores: 2 to 8 (no offset, groups as in dtype, or of 64), or 16: f16 */
     int alternations;            /* of codes and residual, at most; 1 or more */
 };
 
@@ -87,8 +87,8 @@ void fold_note(struct fold *fold, const struct quantization *how, const struct q
 int fold_end(const struct fold *fold);
 void fold_free(struct fold *fold);
 
-/* What a line of a plan says of quantization, into *how: bits, scale_bits, rotate and residual_chi in any case, the
- * others where they are given. */
+/* What a line of a plan says of quantization, into *how, whose dtype is a group format: bits, scale_bits, rotate and
+ * residual_chi in any case, the others where they are given; with code=trellis the trellis format instead. */
 void quantization_set(struct quantization *how, const struct plan_line *line);
 
 /* The same for a history, from a line that gives all of them; what is 0 is left out. */
@@ -103,8 +103,8 @@ struct setting_list {
 };
 
 /* Writes the line of each setting, and one of the operator kept as it is (plan ""), as fit/curve.h has them; how
- * gives what settings leave open. Settings that change nothing are left out. Values are good; the first list is the
- * fastest to change. */
+ * gives what settings leave open. Settings that change nothing are left out. Values are good; lists may be empty, and the
+ * first one is the fastest to change. */
 int quantize_curves(const struct operator *op, const struct quantization *how, const struct setting_list *lists,
                     int n_list, struct views *views, struct output *output);
 

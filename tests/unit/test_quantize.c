@@ -319,7 +319,7 @@ static void test_all_codes_of_cores(void)
     struct views *views = views_new();
     const struct view *view;
 
-    assert_int_equal(views_find(views, &set, (struct transform){0}, 6, &view), EX_OK);
+    assert_int_equal(views_find(views, &set, (struct transform){0}, 6, 1, &view), EX_OK);
     assert_int_equal(chain_round(&op.term[0], (bool[]){true, true}, plain(2, GROUP_ROW).dtype, view, "w"), EX_OK);
     tensor_get(&op.term[0].core[1], v);
     moments_times(&set.h, v, 2, vh);
