@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,13 @@ def decode_groups(dtype, shape, payload):
     return (spread(scale) * (codes - spread(point)) + spread(minimum)).reshape(shape)
 
 
-TRELLIS_FACTORS = 0x765B1A57, 0x73867721
+TRELLIS_FACTORS = 0xBBB9, 0x9633
+
+
+def trellis_levels():
+    quantiles = (96 * statistics.NormalDist().inv_cdf((k + 0.5) / 128) for k in range(128))
+    return numpy.array([2 * round((q - 1) / 2) + 1 for q in quantiles], "f4")
+
 
 
 def decode_trellis(dtype, shape, payload):
@@ -98,13 +105,13 @@ def decode_trellis(dtype, shape, payload):
             at += size
             window = (numpy.arange(steps)[:, None] * bits + numpy.arange(state_bits)) % (steps * bits)
             states = (flat[window] << numpy.arange(state_bits)).sum(1)
-            values = [[sum((int(s) * factor % 2**32).to_bytes(4, "little")) - 510 for factor in TRELLIS_FACTORS[:step]] for s in states]
-            tile = numpy.array(values, "f4").reshape(-1)[: height * width]
+            levels = states[:, None] * TRELLIS_FACTORS[:step] % 2**state_bits >> (state_bits - 7)
+            tile = trellis_levels()[levels].reshape(-1)[: height * width]
             matrix[top: top + height, left: left + width] = tile.reshape(width, height).T
     at = -(-at // 64) * 64
     scale = numpy.frombuffer(payload[at: at + 2 * rows], "<f2").astype("f4")
     assert at + 2 * rows == len(payload)
-    return (matrix * (scale / 128)[:, None]).reshape(shape)
+    return (matrix * (scale / 64)[:, None]).reshape(shape)
 
 
 def decode(record):
@@ -217,8 +224,11 @@ def test_super_example():
 
 
 def test_trellis_example():
-    assert packed_example("t2-8", [3, 2], "A matrix [3, 2]") == ([[-32, -9], [7, 18], [-42, 193]], 70, 2)
-    assert packed_example("t2.5-8", [5], 'A row of five in "t2.5-8"') == ([-64, 306, 69, 309, 34], 66, 2)
+    assert packed_example("t2-8", [3, 2], "A matrix [3, 2]") == ([[-83, 23], [14.5, -11.5], [11, -3]], 70, 2)
+    assert packed_example("t2.5-8", [5], 'A row of five in "t2.5-8"') == ([-255, -53, 93, -117, -53], 66, 2)
+    levels = re.search(r"level\[64\] to level\[127\]:\n((?: +[\d ]+\n)+)", format_text())[1].split()
+    assert [int(level) for level in levels] == trellis_levels()[64:].tolist()
+    assert (trellis_levels() == -trellis_levels()[::-1]).all()
 
 
 def test_transform_example():

@@ -44,18 +44,25 @@ static void lay_strip(void *context, int64_t strip, int thread)
         lay_tile(p, strip, t, to + STRIP_HEAD + t * w->tile_bytes);
 }
 
-/* Where the windows of a column's rows begin. */
+/* Where the windows of a column's rows begin, one after the other and as vectors take them. */
 static void find_windows(struct strips *w, struct dtype dtype)
 {
+    w->spare = dtype.state > 15;
     for (int r = 0; r < TILE; r++) {
-        int bit = r / dtype.step * dtype.bits;
+        int bit = r / dtype.step * dtype.bits, from = r / 2 * 2 / dtype.step * dtype.bits / 8;
 
-        for (int i = 0; i < 4; i++)
-            w->pick[4 * r + i] = (unsigned char)(bit / 8 + i);
+        w->byte[r] = bit / 8;
         w->shift[r] = bit % 8;
-        w->factor[r] = trellis_factor[r % dtype.step];
+        w->factor[2 * r] = w->factor[2 * r + 1]
+            = (uint16_t)(trellis_factor[r % dtype.step] << (w->spare ? 0 : 15 - dtype.state));
+        for (int i = 0; i < 4; i++) {            /* an even row's four bytes are column c, an odd one's c + 2 */
+            w->pick[0][4 * r + i] = (unsigned char)(from + i + r % 2 * 2 * (int)w->column_bytes);
+            w->pick[1][4 * r + i] = (unsigned char)(w->pick[0][4 * r + i] + (int)w->column_bytes);
+            w->bit[4 * r + i] = (unsigned char)(bit - 8 * from + i % 2 * 8 + i / 2 * 32);
+        }
     }
-    w->mask = (1 << dtype.state) - 1;
+    for (int k = 0; k < TRELLIS_LEVELS; k++)
+        w->level[k] = (unsigned char)((trellis_level[k] + STRIP_CENTRE) / 2);
 }
 
 bool cpu_place_strips(struct cpu_matrix *matrix, struct tensor *tensor)
@@ -68,8 +75,8 @@ bool cpu_place_strips(struct cpu_matrix *matrix, struct tensor *tensor)
     if (p.layout.rows % TILE)
         return false;
     strips = p.layout.rows / TILE;
-    find_windows(w, tensor->dtype);
     w->column_bytes = TILE / tensor->dtype.step * tensor->dtype.bits / 8;
+    find_windows(w, tensor->dtype);
     w->tile_bytes = STRIP_TILE * w->column_bytes + STRIP_BEHIND;
     w->tiles = (p.layout.length + BLOCK - 1) / BLOCK * 2;
     w->strip_bytes = (STRIP_HEAD + w->tiles * w->tile_bytes + STRIP_LOAD + 63) / 64 * 64;
@@ -94,8 +101,8 @@ void cpu_gather_strip(const struct strips *w, int64_t row, int64_t columns, floa
                                       + k % STRIP_TILE * w->column_bytes;
         uint32_t h;
 
-        memcpy(&h, column + w->pick[4 * r], sizeof h);
-        h = (h >> w->shift[r] & (uint32_t)w->mask) * w->factor[r];
-        y[k] = scale * (float)((int)((h & 255) + (h >> 8 & 255) + (h >> 16 & 255) + (h >> 24)) - STRIP_CENTRE);
+        memcpy(&h, column + w->byte[r], sizeof h);
+        h = (h >> w->shift[r]) * w->factor[2 * r];
+        y[k] = scale * (float)(2 * w->level[h >> w->spare >> 8 & 127] - STRIP_CENTRE);
     }
 }

@@ -41,22 +41,27 @@ struct tiles {
 
 /* A trellis-coded matrix (tensor/trellis.h) of whole strips of 16 rows. A strip is, after the scales of its rows, f32 [16],
  * the tiles of 16 x 16 weights, an even number of them, each with its first bytes once more behind its last column, so
- * that no window wraps. A column of a tile has column_bytes bytes. The state of a row in it is `state` bits from bit shift
- * on of the four bytes that pick names, and its weight scale * (sum of the four bytes of state * factor - STRIP_CENTRE). */
+ * that no window wraps. A column of a tile has column_bytes bytes. The window of a row in it begins at bit `shift` of the
+ * four bytes from byte[row] on; with h its product with factor, of which only 16 bits count, number (h >> spare) / 256 %
+ * 128 in `level` is the byte b of its weight, scale * (2 b - 255). */
 enum {
     STRIP_TILE = 16,
     STRIP_HEAD = 64,             /* bytes of a strip's scales */
     STRIP_BEHIND = 2,            /* bytes behind a tile: of a window of 16 bits that begins in it */
-    STRIP_LOAD = 16,             /* bytes that may be read from the start of a column on */
-    STRIP_CENTRE = 510,
+    STRIP_LOAD = 64,             /* bytes that may be read from the start of a column on */
+    STRIP_CENTRE = 255,
 };
 
 struct strips {
     const unsigned char *data;
     int64_t strip_bytes, tile_bytes, column_bytes, tiles;        /* tiles: of a strip */
-    unsigned char pick[4 * TILE];                /* per row: four offsets from the column's first byte */
-    int32_t shift[TILE], mask;
-    uint32_t factor[TILE];
+    int spare;                   /* 1 with states of 16 bits, otherwise 0: then factors have what is above a state shifted out */
+    int32_t byte[TILE], shift[TILE];
+    uint16_t factor[2 * TILE];   /* of row r: at 2 r and at 2 r + 1 */
+    unsigned char level[128];
+    /* The windows of columns c and c + 2 of a row side by side, eight words of two rows in eight bytes: for each byte of 64
+     * its offset from column c, then the first bit, in its eight, of each byte of the words (vpermb, vpmultishiftqb). */
+    unsigned char pick[2][4 * TILE], bit[4 * TILE];      /* [1]: of columns c + 1 and c + 3 */
 };
 
 /* Rows of x rounded to 8 bits. codes [n][blocks * 32], zero beyond the columns; scale, sum [n][blocks]: what a code
@@ -136,7 +141,7 @@ struct kernels {
 
 extern const struct kernels kernels_portable;
 #if defined(__x86_64__)
-extern const struct kernels kernels_avx2, kernels_avx512;
+extern const struct kernels kernels_avx2, kernels_avx512, kernels_avx512_vbmi;
 #endif
 
 /* The best that this processor runs, and all that it runs, best first, NULL-terminated. */

@@ -37,12 +37,12 @@ struct trellis_search *trellis_search_new(struct dtype dtype, const struct kerne
         int square = 0;
 
         for (int v = 0; v < dtype.step; v++) {
-            int value = trellis_value(s, v);
+            int value = trellis_value(dtype.state, s, v);
 
             search->value[v][s] = (int16_t)(value * (UNITS / TRELLIS_ONE));
             square += value * value;
         }
-        square = (square + 8) / 16;              /* from units of 2^-14 to 2^-10 */
+        square = (square + 2) / 4;               /* from units of 2^-12 to 2^-10 */
         search->square[s] = (int16_t)(square < INT16_MAX ? square : INT16_MAX);
     }
     return search;
@@ -154,7 +154,8 @@ static double error_of(const struct trellis_search *search, const float *x, int 
     double sum = 0;
 
     for (int i = 0; i < count; i++) {
-        double d = x[i] - (double)trellis_value(state[i / search->dtype.step], i % search->dtype.step) / TRELLIS_ONE;
+        int value = trellis_value(search->dtype.state, state[i / search->dtype.step], i % search->dtype.step);
+        double d = x[i] - (double)value / TRELLIS_ONE;
 
         sum += d * d;
     }

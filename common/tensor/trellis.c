@@ -4,7 +4,17 @@
 
 #include <string.h>
 
-const uint32_t trellis_factor[2] = {0x765b1a57, 0x73867721};
+const uint16_t trellis_factor[2] = {0xbbb9, 0x9633};
+
+/* The odd numbers nearest to 96 times the normal quantiles of (i + 1/2) / 128. */
+const int16_t trellis_level[TRELLIS_LEVELS] = {
+    -255, -217, -199, -185, -173, -165, -157, -151, -145, -139, -133, -129, -125, -121, -117, -113, -109, -105,
+    -101, -99, -95, -93, -89, -87, -83, -81, -79, -75, -73, -71, -69, -65, -63, -61, -59, -57, -55, -53, -51, -47,
+    -45, -43, -41, -39, -37, -35, -33, -31, -29, -27, -25, -23, -21, -19, -17, -17, -15, -13, -11, -9, -7, -5, -3,
+    -1, 1, 3, 5, 7, 9, 11, 13, 15, 17, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 51, 53, 55,
+    57, 59, 61, 63, 65, 69, 71, 73, 75, 79, 81, 83, 87, 89, 93, 95, 99, 101, 105, 109, 113, 117, 121, 125, 129, 133,
+    139, 145, 151, 157, 165, 173, 185, 199, 217, 255,
+};
 
 static int64_t steps_of(struct dtype dtype, int64_t count)
 {
@@ -92,7 +102,7 @@ void trellis_values(struct dtype dtype, int steps, const uint32_t *state, float 
 {
     for (int v = 0; v < dtype.step; v++)
         for (int t = 0; t < steps; t++)
-            value[t * dtype.step + v] = (float)trellis_value(state[t], v);
+            value[t * dtype.step + v] = (float)trellis_value(dtype.state, state[t], v);
 }
 
 /* Rows from..to-1 of one tile into out, whose rows are stride apart. */

@@ -68,6 +68,19 @@ static uint32_t bit_of(const unsigned char *packed, int64_t bits, int64_t i)
     return packed[i % bits / 8] >> i % bits % 8 & 1;
 }
 
+/* By bisection of the distribution. */
+static double normal_quantile(double part)
+{
+    double low = -9, high = 9;
+
+    for (int i = 0; i < 60; i++) {
+        double middle = (low + high) / 2;
+
+        *(erfc(-middle / sqrt(2)) / 2 < part ? &low : &high) = middle;
+    }
+    return low;
+}
+
 /* Weight (row, column) as FORMAT says it, from nothing but the payload. */
 static float weight_of(const struct tensor *tensor, int64_t rows, int64_t length, int64_t row, int64_t column)
 {
@@ -87,17 +100,17 @@ static float weight_of(const struct tensor *tensor, int64_t rows, int64_t length
         }
     scale_at = (scale_at + 63) / 64 * 64;
 
-    int64_t bits = (count + d.step - 1) / d.step * d.bits, sum = 0;
-    uint32_t state = 0, h;
+    int64_t bits = (count + d.step - 1) / d.step * d.bits;
+    uint32_t state = 0;
+    double quantile;
     uint16_t half;
 
     for (int i = 0; i < d.state; i++)
         state |= bit_of(tensor->data + at, bits, inside / d.step * d.bits + i) << i;
-    h = state * (inside % d.step ? 0x73867721u : 0x765b1a57u);
-    for (int i = 0; i < 4; i++)
-        sum += h >> 8 * i & 255;
+    state = state * (inside % d.step ? 0x9633 : 0xbbb9) % (1u << d.state) >> (d.state - 7);
+    quantile = 96 * normal_quantile((state + 0.5) / 128);
     memcpy(&half, tensor->data + scale_at + 2 * row, 2);
-    return half_to_float(half) / 128 * (float)(sum - 510);
+    return half_to_float(half) / 64 * (float)(2 * lrint((quantile - 1) / 2) + 1);
 }
 
 static struct tensor random_trellis(const char *name, int64_t rows, int64_t length)
@@ -172,7 +185,7 @@ static void test_pack(void)
         }
 }
 
-/* Of all states: mean nearly 0, and the deviation of a sum of four uniform bytes. */
+/* Of all states: mean 0, and the deviation of the levels, each of which as many states have. */
 static void test_values(void)
 {
     for (int v = 0; v < 2; v++)
@@ -181,13 +194,13 @@ static void test_values(void)
             uint32_t count = 1u << bits;
 
             for (uint32_t s = 0; s < count; s++) {
-                double x = trellis_value(s, v);
+                double x = trellis_value(bits, s, v);
 
                 sum += x;
                 squares += x * x;
             }
-            assert_true(fabs(sum / count) < 12);
-            assert_true(fabs(sqrt(squares / count) - 147.8) < 4);
+            assert_true(sum == 0);
+            assert_true(fabs(sqrt(squares / count) - TRELLIS_SPREAD) < 0.01);
         }
 }
 
