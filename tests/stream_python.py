@@ -77,7 +77,15 @@ def decode_groups(dtype, shape, payload):
     return (spread(scale) * (codes - spread(point)) + spread(minimum)).reshape(shape)
 
 
-TRELLIS_FACTORS = 0xBBB9, 0x9633
+TRELLIS_FACTORS = {
+    1: (0xD86B,),
+    1.5: (0x4AEB, 0xE319),
+    2: (0xBBB9,),
+    2.5: (0x0663, 0xCA55),
+    3: (0x8DF5,),
+    3.5: (0x8D91, 0xF021),
+    4: (0x6F07,),
+}
 
 
 def trellis_levels():
@@ -105,7 +113,7 @@ def decode_trellis(dtype, shape, payload):
             at += size
             window = (numpy.arange(steps)[:, None] * bits + numpy.arange(state_bits)) % (steps * bits)
             states = (flat[window] << numpy.arange(state_bits)).sum(1)
-            levels = states[:, None] * TRELLIS_FACTORS[:step] % 2**state_bits >> (state_bits - 7)
+            levels = states[:, None] * TRELLIS_FACTORS[rate] % 2**state_bits >> (state_bits - 7)
             tile = trellis_levels()[levels].reshape(-1)[: height * width]
             matrix[top: top + height, left: left + width] = tile.reshape(width, height).T
     at = -(-at // 64) * 64
@@ -225,7 +233,7 @@ def test_super_example():
 
 def test_trellis_example():
     assert packed_example("t2-8", [3, 2], "A matrix [3, 2]") == ([[-83, 23], [14.5, -11.5], [11, -3]], 70, 2)
-    assert packed_example("t2.5-8", [5], 'A row of five in "t2.5-8"') == ([-255, -53, 93, -117, -53], 66, 2)
+    assert packed_example("t2.5-8", [5], 'A row of five in "t2.5-8"') == ([199, -3, 105, 5, 9], 66, 2)
     levels = re.search(r"level\[64\] to level\[127\]:\n((?: +[\d ]+\n)+)", format_text())[1].split()
     assert [int(level) for level in levels] == trellis_levels()[64:].tolist()
     assert (trellis_levels() == -trellis_levels()[::-1]).all()

@@ -9,8 +9,9 @@ const struct kernels *const *kernels_all(void)
     if (all[0])
         return all;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma")) {
         if (__builtin_cpu_supports("avx512vbmi"))
             all[count++] = &kernels_avx512_vbmi;
         all[count++] = &kernels_avx512;

@@ -39,11 +39,11 @@ struct tiles {
     enum dtype_zero zero;
 };
 
-/* A trellis-coded matrix (tensor/trellis.h) of whole strips of 16 rows. A strip is, after the scales of its rows, f32 [16],
- * the tiles of 16 x 16 weights, an even number of them, each with its first bytes once more behind its last column, so
- * that no window wraps. A column of a tile has column_bytes bytes. The window of a row in it begins at bit `shift` of the
- * four bytes from byte[row] on; with h its product with factor, of which only 16 bits count, number (h >> spare) / 256 %
- * 128 in `level` is the byte b of its weight, scale * (2 b - 255). */
+/* A trellis-coded matrix (tensor/trellis.h) of whole strips of 16 rows. A strip is, after the scales of its rows, f32
+ * [16], the tiles of 16 x 16 weights, an even number of them, each with its first bytes once more behind its last
+ * column, so that no window wraps. A column of a tile has column_bytes bytes. The window of a row in it begins at bit
+ * `shift` of the four bytes from byte[row] on; with h its product with factor, of which only 16 bits count, number (h
+ * >> spare) / 256 % 128 in `level` is the byte b of its weight, scale * (2 b - 255). */
 enum {
     STRIP_TILE = 16,
     STRIP_HEAD = 64,             /* bytes of a strip's scales */
@@ -55,13 +55,14 @@ enum {
 struct strips {
     const unsigned char *data;
     int64_t strip_bytes, tile_bytes, column_bytes, tiles;        /* tiles: of a strip */
-    int spare;                   /* 1 with states of 16 bits, otherwise 0: then factors have what is above a state shifted out */
+    int spare;                   /* 1 with states of 16 bits; 0: factors shift what is above a state out */
     int32_t byte[TILE], shift[TILE];
     uint16_t factor[2 * TILE];   /* of row r: at 2 r and at 2 r + 1 */
     unsigned char level[128];
-    /* The windows of columns c and c + 2 of a row side by side, eight words of two rows in eight bytes: for each byte of 64
-     * its offset from column c, then the first bit, in its eight, of each byte of the words (vpermb, vpmultishiftqb). */
-    unsigned char pick[2][4 * TILE], bit[4 * TILE];      /* [1]: of columns c + 1 and c + 3 */
+    /* The windows of columns c and c + 2 of a row side by side, the four words of two rows in eight bytes: for each
+     * byte of 64 its offset from column c (pick[1]: for c + 1 and c + 3), then the first bit, in its eight bytes, of
+     * each byte of the words (vpermb, vpmultishiftqb). */
+    unsigned char pick[2][4 * TILE], bit[4 * TILE];
 };
 
 /* Rows of x rounded to 8 bits. codes [n][blocks * 32], zero beyond the columns; scale, sum [n][blocks]: what a code

@@ -112,7 +112,7 @@ INLINE vf strip_scale(const struct strips *w, int64_t strip, int row)
     return vf_load((const float *)(const void *)(w->data + strip * w->strip_bytes) + row);
 }
 
-/* out [t][16]. Of each block the sum of code * x is exact, and twice that less 255 times the sum of x, below 2^24, too. */
+/* out [t][16]. Of each block the sum of code * x is exact, and so is twice that less 255 times the sum of x. */
 INLINE void strip_int8_lanes(const int spare, const int t, const struct strips *w, int64_t strip, int row,
                              const struct rounded *x, int64_t first, float *out)
 {

@@ -37,7 +37,7 @@ struct trellis_search *trellis_search_new(struct dtype dtype, const struct kerne
         int square = 0;
 
         for (int v = 0; v < dtype.step; v++) {
-            int value = trellis_value(dtype.state, s, v);
+            int value = trellis_value(dtype, s, v);
 
             search->value[v][s] = (int16_t)(value * (UNITS / TRELLIS_ONE));
             square += value * value;
@@ -154,7 +154,7 @@ static double error_of(const struct trellis_search *search, const float *x, int 
     double sum = 0;
 
     for (int i = 0; i < count; i++) {
-        int value = trellis_value(search->dtype.state, state[i / search->dtype.step], i % search->dtype.step);
+        int value = trellis_value(search->dtype, state[i / search->dtype.step], i % search->dtype.step);
         double d = x[i] - (double)value / TRELLIS_ONE;
 
         sum += d * d;

@@ -4,7 +4,10 @@
 
 #include <string.h>
 
-const uint16_t trellis_factor[2] = {0xbbb9, 0x9633};
+const uint16_t trellis_factors[9][2] = {
+    [2] = {0xd86b}, [3] = {0x4aeb, 0xe319}, [4] = {0xbbb9}, [5] = {0x0663, 0xca55},
+    [6] = {0x8df5}, [7] = {0x8d91, 0xf021}, [8] = {0x6f07},
+};
 
 /* The odd numbers nearest to 96 times the normal quantiles of (i + 1/2) / 128. */
 const int16_t trellis_level[TRELLIS_LEVELS] = {
@@ -102,7 +105,7 @@ void trellis_values(struct dtype dtype, int steps, const uint32_t *state, float 
 {
     for (int v = 0; v < dtype.step; v++)
         for (int t = 0; t < steps; t++)
-            value[t * dtype.step + v] = (float)trellis_value(dtype.state, state[t], v);
+            value[t * dtype.step + v] = (float)trellis_value(dtype, state[t], v);
 }
 
 /* Rows from..to-1 of one tile into out, whose rows are stride apart. */

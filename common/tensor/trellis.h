@@ -10,17 +10,17 @@
  *
  * The weight number v (0 or 1) of a step of state s is
  *
- *     w = scale / 64 * trellis_level[the 7 highest of the `state` lowest bits of s * trellis_factor[v]]
+ *     w = scale / 64 * trellis_level[the 7 highest of the `state` lowest bits of s * trellis_factor(v)]
  *
- * with the f16 scale of its row. The levels are the quantiles of a normal distribution, so the values of all states are
- * nearly normal; a state's lower bits choose among near levels, its newest bits, which are the highest, move it by halves,
- * quarters, eighths of the 128: the codes of a step are spread over the levels, whatever came before.
+ * with the f16 scale of its row. The levels are the quantiles of a normal distribution, so the values of all states
+ * are nearly normal; a state's lower bits choose among near levels, its newest bits, which are the highest, move it by
+ * halves, quarters, eighths of the 128: the codes of a step are spread over the levels, whatever came before.
  *
- * Source of the trellis: QTIP, Tseng et al. 2024, arXiv:2406.11235, section 3.1, with a small table as in its section 3.2;
- * levels that the newest bits partition evenly: Ungerboeck 1982, IEEE Trans. Inf. Theory 28, and Marcellin and Fischer 1990,
- * IEEE Trans. Commun. 38. The factors were searched for: of random ones those with the least error over all rates, on
- * normal numbers 2 to 9 % below that of QTIP's "1MAD" values. 16-bit products and one look-up of bytes decode 64 weights
- * in ten AVX-512 instructions. */
+ * Source of the trellis: QTIP, Tseng et al. 2024, arXiv:2406.11235, section 3.1, with a small table as in its section
+ * 3.2; levels that the newest bits partition evenly: Ungerboeck 1982, IEEE Trans. Inf. Theory 28, and Marcellin and
+ * Fischer 1990, IEEE Trans. Commun. 38. The factors were searched for, for each rate: of random ones those with the
+ * least error on normal numbers, which is below that of QTIP's "1MAD" values. 16-bit products and one look-up of bytes
+ * decode 64 weights in ten AVX-512 instructions. */
 #ifndef TENSOR_TRELLIS_H
 #define TENSOR_TRELLIS_H
 
@@ -35,16 +35,24 @@ enum {
     TRELLIS_LEVELS = 128, TRELLIS_INDEX = 7,     /* bits of the number of a level */
 };
 
-extern const uint16_t trellis_factor[2];
+/* By rate in half bits, 2 to 8; the second where a step has two weights. */
+extern const uint16_t trellis_factors[9][2];
+
+static inline uint16_t trellis_factor(struct dtype dtype, int v)
+{
+    return trellis_factors[2 * dtype.bits / dtype.step][v];
+}
 
 /* Odd numbers from -255 to 255, ascending; the deviation of all is that of TRELLIS_SPREAD. */
 extern const int16_t trellis_level[TRELLIS_LEVELS];
 #define TRELLIS_SPREAD 95.55
 
-/* The value of weight v of a step of a state of so many bits, times TRELLIS_ONE. */
-static inline int trellis_value(int bits, uint32_t state, int v)
+/* The value of weight v of a step of state `state`, times TRELLIS_ONE. */
+static inline int trellis_value(struct dtype dtype, uint32_t state, int v)
 {
-    return trellis_level[(state * trellis_factor[v] & ((1u << bits) - 1)) >> (bits - TRELLIS_INDEX)];
+    uint32_t h = state * trellis_factor(dtype, v) & ((1u << dtype.state) - 1);
+
+    return trellis_level[h >> (dtype.state - TRELLIS_INDEX)];
 }
 
 /* Where things lie: tiles in order of their rows, within these of their columns, each from a whole byte on; then, at a

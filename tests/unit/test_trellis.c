@@ -81,6 +81,11 @@ static double normal_quantile(double part)
     return low;
 }
 
+static const uint32_t factors[9][2] = {
+    [2] = {0xd86b}, [3] = {0x4aeb, 0xe319}, [4] = {0xbbb9}, [5] = {0x0663, 0xca55},
+    [6] = {0x8df5}, [7] = {0x8d91, 0xf021}, [8] = {0x6f07},
+};
+
 /* Weight (row, column) as FORMAT says it, from nothing but the payload. */
 static float weight_of(const struct tensor *tensor, int64_t rows, int64_t length, int64_t row, int64_t column)
 {
@@ -107,7 +112,7 @@ static float weight_of(const struct tensor *tensor, int64_t rows, int64_t length
 
     for (int i = 0; i < d.state; i++)
         state |= bit_of(tensor->data + at, bits, inside / d.step * d.bits + i) << i;
-    state = state * (inside % d.step ? 0x9633 : 0xbbb9) % (1u << d.state) >> (d.state - 7);
+    state = state * factors[2 * d.bits / d.step][inside % d.step] % (1u << d.state) >> (d.state - 7);
     quantile = 96 * normal_quantile((state + 0.5) / 128);
     memcpy(&half, tensor->data + scale_at + 2 * row, 2);
     return half_to_float(half) / 64 * (float)(2 * lrint((quantile - 1) / 2) + 1);
@@ -188,13 +193,15 @@ static void test_pack(void)
 /* Of all states: mean 0, and the deviation of the levels, each of which as many states have. */
 static void test_values(void)
 {
-    for (int v = 0; v < 2; v++)
+    for (int rate = 2; rate <= 8; rate++)
         for (int bits = TRELLIS_STATE_LEAST; bits <= TRELLIS_STATE_MOST; bits++) {
             double sum = 0, squares = 0;
             uint32_t count = 1u << bits;
+            struct dtype dtype;
 
+            assert_true(dtype_trellis(rate, bits, &dtype));
             for (uint32_t s = 0; s < count; s++) {
-                double x = trellis_value(bits, s, v);
+                double x = trellis_value(dtype, s, dtype.step - 1);
 
                 sum += x;
                 squares += x * x;
