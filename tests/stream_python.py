@@ -325,7 +325,14 @@ def main():
         options = "--bits %d --group 16 --zero %s --scale-bits %d --embedding-bits %d" % (bits, zero, scale, bits)
         tests.append(("integer scales, %d bits, %s, %d bits" % (bits, zero, scale),
                       lambda o=options: test_rebuild("%s | quantize -q %s" % (extract, o), 1e-7)))
-    tests += [("planes of a directory", lambda: test_directory(
+    for rate, state in (1, 12), (1.5, 8), (2, 12), (2.5, 11), (3, 10), (3.5, 8), (4, 9):
+        tests.append(("trellis codes, rate %g, state %d" % (rate, state), lambda r=rate, b=state: test_rebuild(
+            "%s | quantize -q --code trellis --rate %g --state %d" % (extract, r, b), 1e-7)))
+    tests.append(("trellis codes of cores behind transforms", lambda: test_rebuild(
+        extract + " | mpo-decompose -q --chi 12 --force | quantize -q --code trellis --rate 4 --state 8 --rotate=16", 1e-5)))
+    tests += [("planes of trellis codes", lambda: test_directory(
+                  "--code trellis --rate 2.5", "t2.5-12", (".codes", ".scale"))),
+              ("planes of a directory", lambda: test_directory(
                   "--bits 3 --group 16", "q3-16-min", (".codes", ".scale", ".minimum"))),
               ("planes with integer scales and zero points", lambda: test_directory(
                   "--bits 3 --group 16 --zero int --scale-bits 6", "q3-16-int-s6", (".codes", ".scale", ".zero_point", ".scale_factor"))),

@@ -207,7 +207,7 @@ void trellis_search(const struct trellis_search *search, const float *x, int cou
     struct dtype dtype = search->dtype;
     int16_t units[TRELLIS_WEIGHTS + 1];
     unsigned char packed[TRELLIS_WEIGHTS];
-    int steps, side;
+    int steps, side = SEAM / dtype.step;         /* in short tiles several times round */
     uint32_t seam;
 
     prepare(search, x, count, units, &steps);
@@ -215,8 +215,7 @@ void trellis_search(const struct trellis_search *search, const float *x, int cou
         try_all(search, x, count, steps, state);
         return;
     }
-    side = SEAM / dtype.step < steps / 2 ? SEAM / dtype.step : steps / 2;
-    search_back(&path, units, steps, steps - side, 2 * side, -1);
+    search_back(&path, units, steps, steps - side % steps, 2 * side, -1);
     seam = follow(&path, best_overlap(&path), side, NULL);
     path = path_in(search, room);
     search_back(&path, units, steps, 0, steps, seam);

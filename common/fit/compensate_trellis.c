@@ -16,7 +16,7 @@
  * gave the least error on normal numbers: as rate-distortion theory has it, less than 1 for a low rate; more for a high
  * one, where the ends of the range count. */
 static const double deviation = 147.8 / TRELLIS_ONE;
-static const double spread[] = {[2] = .9, [3] = 1, [4] = 1.04, [5] = 1.08, [6] = 1.1, [7] = 1.13, [8] = 1.14};
+static const double spread[] = {[2] = .93, [3] = 1, [4] = 1.04, [5] = 1.08, [6] = 1.1, [7] = 1.13, [8] = 1.14};
 
 enum { BAND = 1 << 22 };         /* numbers whose product with H is made at once */
 
