@@ -1,12 +1,13 @@
 /* trellis.h - tiles of trellis codes: where they lie in a payload, and what they stand for.
  *
- * A format "t2-12" has a rate in bits per weight (1, 1.5, 2, 2.5, 3, 3.5, 4) and a state of 8 to 16 bits. The tensor, seen as
- * a matrix of rows as for groups, is cut into tiles of TRELLIS_TILE rows and columns (less at the lower and the right edge).
- * A tile's weights, column by column, are coded step by step: a step takes `bits` bits of the payload and gives `step`
- * weights, 1, or 2 where the rate isn't whole (the last step of an odd number of weights gives 1). The codes of all steps
- * are one number after the other, lowest bits first; the state of step t is the window of `state` bits that begins at bit
- * t * bits, and goes on with the tile's first bits behind its last ones (also several times, in a very small tile). So
- * a tile costs its rate exactly, and every weight can be had by itself.
+ * A format "t2-12" has a rate in bits per weight (1, 1.5, 2, 2.5, 3, 3.5, 4) and a state of 8 to 16 bits. The tensor,
+ * seen as a matrix of rows as for groups, is cut into tiles of TRELLIS_TILE rows and columns (less at the lower and
+ * the right edge). A tile's weights, column by column, are coded step by step: a step takes `bits` bits of the
+ * payload and gives `step` weights, 1, or 2 where the rate isn't whole (the last step of an odd number of weights
+ * gives 1). The codes of all steps are one number after the other, lowest bits first; the state of step t is the
+ * window of `state` bits that begins at bit t * bits, and goes on with the tile's first bits behind its last ones
+ * (also several times, in a very small tile). So a tile costs its rate exactly, and every weight can be had by
+ * itself.
  *
  * The weight number v (0 or 1) of a step of state s is
  *
@@ -14,9 +15,10 @@
  *
  * with the f16 scale of its row: a sum of four nearly uniform numbers is nearly normal.
  *
- * Source of the code: the bitshift trellis and the "1MAD" values of QTIP, Tseng et al. 2024, arXiv:2406.11235, sections 3.1,
- * 3.2. Here the newest bits are the highest, so that windows are little-endian, nothing is added to the product, and the
- * factors were searched for: of random ones those with the least error, which is below that of random normal values. */
+ * Source of the code: the bitshift trellis and the "1MAD" values of QTIP, Tseng et al. 2024, arXiv:2406.11235,
+ * sections 3.1, 3.2. Here the newest bits are the highest, so that windows are little-endian, nothing is added to the
+ * product, and the factors were searched for: of random ones those with the least error, which is below that of
+ * random normal values. */
 #ifndef TENSOR_TRELLIS_H
 #define TENSOR_TRELLIS_H
 

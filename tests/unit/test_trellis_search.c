@@ -1,5 +1,5 @@
-/* test_trellis_search.c - Viterbi's search for trellis codes: errors on normal numbers, against all codes of short sequences, the
- * same in all instruction sets; then whole matrices with moments. */
+/* test_trellis_search.c - Viterbi's search for trellis codes: errors on normal numbers, against all codes of short
+ * sequences, the same in all instruction sets; then whole matrices with moments. */
 #include "base/memory.h"
 #include "base/parallel.h"
 #include "base/random.h"
@@ -93,9 +93,9 @@ static double normal_error(const char *name, double spread, bool tail)
     return (xx - xv * xv / vv) / (SEQUENCES * count);
 }
 
-/* Free ends: not above what a table of normal numbers gives, by Viterbi's search in floats, by more than 2 %. Tail-biting: what
- * free ends know for nothing, the state - bits of the start, is a part of the rate that costs as much as such a part does,
- * 2^(2 (state - bits) / 256) at most. */
+/* Free ends: not above what a table of normal numbers gives, by Viterbi's search in floats, by more than 2 %.
+ * Tail-biting: what free ends know for nothing, the state - bits of the start, is a part of the rate that costs as
+ * much as such a part does, 2^(2 (state - bits) / 256) at most. */
 static void test_normal(void)
 {
     static const struct {
@@ -119,8 +119,9 @@ static void test_normal(void)
 /* Of all instruction sets, with all lengths. */
 static void test_same_codes(void)
 {
-    static const char *const names[] = {"t1-8", "t1-13", "t1.5-8", "t1.5-12", "t2-8", "t2-12", "t2.5-8", "t2.5-10", "t2.5-12",
-                                        "t3-8", "t3-9", "t3-11", "t3.5-8", "t3.5-11", "t3.5-12", "t3.5-13", "t4-8",
+    static const char *const names[] = {"t1-8", "t1-13", "t1.5-8", "t1.5-12", "t2-8", "t2-12", "t2.5-8", "t2.5-10",
+                                        "t2.5-12", "t3-8", "t3-9", "t3-11", "t3.5-8", "t3.5-11", "t3.5-12",
+                                        "t3.5-13", "t4-8",
                                         "t4-9", "t4-12"};
     static const int counts[] = {256, 255, 192, 100, 17, 9, 2};
 
@@ -165,14 +166,16 @@ static double least_error(struct dtype dtype, const float *x, int count, int ste
     return least;
 }
 
-/* Short sequences: the second search is exact for the bits that the first one chose (but for what integers round off). The first
- * one is a guess that is bad where a tile has hardly more bits than a state: there the bound is a wide one. */
+/* Short sequences: the second search is exact for the bits that the first one chose (but for what integers round
+ * off). The first one is a guess that is bad where a tile has hardly more bits than a state: there the bound is a
+ * wide one. */
 static void test_all_codes(void)
 {
     static const struct {
         const char *name;
         int count;
-    } tests[] = {{"t1-8", 14}, {"t1-8", 9}, {"t2-8", 7}, {"t2-9", 6}, {"t1.5-8", 9}, {"t3-8", 5}, {"t2.5-8", 6}, {"t4-9", 4}};
+    } tests[] = {{"t1-8", 14}, {"t1-8", 9}, {"t2-8", 7}, {"t2-9", 6}, {"t1.5-8", 9}, {"t3-8", 5}, {"t2.5-8", 6},
+                 {"t4-9", 4}};
 
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
         struct bench b = bench_new(named(tests[i].name), NULL);
@@ -277,7 +280,8 @@ static void test_matrix(void)
         parallel_set(3);
         assert_int_equal(compensate(w, feedback, named(names[i]), 2, (int64_t[]){ROWS, N}, "w", &again, &with), EX_OK);
         assert_memory_equal(to.data, again.data, to.bytes);
-        assert_int_equal(compensate_trellis(w, NULL, named(names[i]), 2, (int64_t[]){ROWS, N}, "w", &plain, &without), EX_OK);
+        assert_int_equal(compensate_trellis(w, NULL, named(names[i]), 2, (int64_t[]){ROWS, N}, "w", &plain, &without),
+                         EX_OK);
         error = stored_error(w, &to, &h);
         CHECK_AT_MOST(fabs(with.error - error), 1e-4 * error, names[i]);
         CHECK_AT_MOST(error, .8 * stored_error(w, &plain, &h), "with feedback against without");
@@ -337,7 +341,8 @@ static void test_special(void)
     error_capture(message, sizeof message);
     for (int i = 0; i < 3; i++) {
         w[100] = bad[i];
-        assert_int_equal(compensate_trellis(w, NULL, named("t2-12"), 2, (int64_t[]){20, 33}, "w", &to, &result), EX_DATAERR);
+        assert_int_equal(compensate_trellis(w, NULL, named("t2-12"), 2, (int64_t[]){20, 33}, "w", &to, &result),
+                         EX_DATAERR);
         assert_non_null(strstr(message, "'w'"));
         assert_null(to.data);
     }
