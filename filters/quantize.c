@@ -23,13 +23,14 @@ enum { CODE, RATE, STATE, BITS, GROUP, ZERO, SCALE_BITS, RESIDUAL_CHI, RESIDUAL_
 
 static struct {
     const char *plan_file, *moments_file;
-    struct setting_list list[LISTS];     /* of one value each, unless there are curves; none where the code has no such */
+    struct setting_list list[LISTS];     /* of one value each, unless there are curves; empty: not of the code */
     struct plan_line line;               /* the first value of each */
     struct plan_line edges;              /* the same of scalar codes, for embedding and head */
     int embedding_bits, dtype, alternations;
     bool inverse, curves, fold, shaped, typed, refined, scalar_only, trellis_only;
     struct plan plan;
-} options = {.list = {{"code", {"scalar"}, 1}, {"rate", {"2"}, 1}, {"state", {"12"}, 1}, {"bits", {"4"}, 1}, {"group", {"64"}, 1}, {"zero", {"min"}, 1}, {"scale_bits", {"0"}, 1},
+} options = {.list = {{"code", {"scalar"}, 1}, {"rate", {"2"}, 1}, {"state", {"12"}, 1}, {"bits", {"4"}, 1},
+                      {"group", {"64"}, 1}, {"zero", {"min"}, 1}, {"scale_bits", {"0"}, 1},
                       {"residual_chi", {"0"}, 1}, {"residual_bits", {"8"}, 1}, {"rotate", {"0"}, 1}},
              .embedding_bits = 8, .alternations = 4};
 
@@ -37,8 +38,8 @@ static const struct argp_option table[] = {
     {"code", KEY_CODE, "KIND", 0, "scalar (the default): each weight by itself, in groups that share a scale; trellis: "
      "16 x 16 weights at a time along a trellis, best behind --rotate=full", 0},
     {"rate", KEY_RATE, "N", 0, "with --code trellis: bits per weight: 1, 1.5, 2, 2.5, 3, 3.5 or 4 (default: 2)", 0},
-    {"state", KEY_STATE, "N", 0, "with --code trellis: bits of a state, 8 to 16 (default: 12): each one more halves the "
-     "speed of the search and lowers the error by 2 to 4 percent", 0},
+    {"state", KEY_STATE, "N", 0, "with --code trellis: bits of a state, 8 to 16 (default: 12): each one more halves "
+     "the speed of the search and lowers the error by 2 to 4 percent", 0},
     {"bits", 'b', "N", 0, "bits per code: 2, 3, 4, 5, 6 or 8 (default: 4)", 0},
     {"group", KEY_GROUP, "N|row", 0, "codes that share a scale: 32, 64, 128 or any other number, or a row "
      "(default: 64)", 0},
@@ -118,8 +119,8 @@ static void choose_code(void)
     if (options.trellis_only && !trellis)
         die(EX_USAGE, "--rate and --state go with --code trellis, and the code is scalar");
     if (options.scalar_only && trellis)
-        die(EX_USAGE, "--bits, --group, --zero and --scale-bits go with --code scalar, and the code is trellis: it has a "
-            "--rate and a --state");
+        die(EX_USAGE, "--bits, --group, --zero and --scale-bits go with --code scalar, and the code is trellis: it "
+            "has a --rate and a --state");
     for (int i = BITS; i < LISTS; i++)
         plan_set(&options.edges, options.list[i].key, options.list[i].value[0]);
     for (int i = BITS; i <= SCALE_BITS && trellis; i++)
@@ -194,7 +195,8 @@ static error_t parse_more(int key, char *value)
 
 static error_t parse(int key, char *value, struct argp_state *state)
 {
-    static const int lists[] = {[KEY_CODE] = CODE + 1, [KEY_RATE] = RATE + 1, [KEY_STATE] = STATE + 1, ['b'] = BITS + 1, [KEY_GROUP] = GROUP + 1, [KEY_ZERO] = ZERO + 1,
+    static const int lists[] = {[KEY_CODE] = CODE + 1, [KEY_RATE] = RATE + 1, [KEY_STATE] = STATE + 1, ['b'] = BITS + 1,
+                                [KEY_GROUP] = GROUP + 1, [KEY_ZERO] = ZERO + 1,
                                 [KEY_SCALE] = SCALE_BITS + 1, [KEY_ROTATE] = ROTATE + 1,
                                 [KEY_RESIDUAL] = RESIDUAL_CHI + 1, [KEY_RESIDUAL_BITS] = RESIDUAL_BITS + 1};
     int list = key > 0 && key < (int)(sizeof lists / sizeof *lists) ? lists[key] : 0;

@@ -78,13 +78,13 @@ def decode_groups(dtype, shape, payload):
 
 
 TRELLIS_FACTORS = {
-    1: (0xD86B,),
-    1.5: (0x4AEB, 0xE319),
-    2: (0xBBB9,),
-    2.5: (0x0663, 0xCA55),
-    3: (0x8DF5,),
-    3.5: (0x8D91, 0xF021),
-    4: (0x6F07,),
+    1: (0x5567,),
+    1.5: (0x9265, 0x26E7),
+    2: (0x5687,),
+    2.5: (0xF98F, 0xA297),
+    3: (0x9B91,),
+    3.5: (0x7213, 0x603D),
+    4: (0x9BBB,),
 }
 
 
@@ -232,8 +232,8 @@ def test_super_example():
 
 
 def test_trellis_example():
-    assert packed_example("t2-8", [3, 2], "A matrix [3, 2]") == ([[-83, 23], [14.5, -11.5], [11, -3]], 70, 2)
-    assert packed_example("t2.5-8", [5], 'A row of five in "t2.5-8"') == ([199, -3, 105, 5, 9], 66, 2)
+    assert packed_example("t2-8", [3, 2], "A matrix [3, 2]") == ([[-151, -21], [58.5, -60.5], [-79, 69]], 70, 2)
+    assert packed_example("t2.5-8", [5], 'A row of five in "t2.5-8"') == ([7, 83, 81, -17, 13], 66, 2)
     levels = re.search(r"level\[64\] to level\[127\]:\n((?: +[\d ]+\n)+)", format_text())[1].split()
     assert [int(level) for level in levels] == trellis_levels()[64:].tolist()
     assert (trellis_levels() == -trellis_levels()[::-1]).all()
@@ -343,7 +343,14 @@ def main():
         options = "--bits %d --group 16 --zero %s --scale-bits %d --embedding-bits %d" % (bits, zero, scale, bits)
         tests.append(("integer scales, %d bits, %s, %d bits" % (bits, zero, scale),
                       lambda o=options: test_rebuild("%s | quantize -q %s" % (extract, o), 1e-7)))
-    tests += [("planes of a directory", lambda: test_directory(
+    for rate, state in (1, 12), (1.5, 8), (2, 12), (2.5, 11), (3, 10), (3.5, 8), (4, 9):
+        tests.append(("trellis codes, rate %g, state %d" % (rate, state), lambda r=rate, b=state: test_rebuild(
+            "%s | quantize -q --code trellis --rate %g --state %d" % (extract, r, b), 1e-7)))
+    tests.append(("trellis codes of cores behind transforms", lambda: test_rebuild(
+        extract + " | mpo-decompose -q --chi 12 --force | quantize -q --code trellis --rate 4 --state 8 --rotate=16", 1e-5)))
+    tests += [("planes of trellis codes", lambda: test_directory(
+                  "--code trellis --rate 2.5", "t2.5-12", (".codes", ".scale"))),
+              ("planes of a directory", lambda: test_directory(
                   "--bits 3 --group 16", "q3-16-min", (".codes", ".scale", ".minimum"))),
               ("planes with integer scales and zero points", lambda: test_directory(
                   "--bits 3 --group 16 --zero int --scale-bits 6", "q3-16-int-s6", (".codes", ".scale", ".zero_point", ".scale_factor"))),

@@ -33,21 +33,18 @@ static int16_t trellis_rest(const struct trellis_step *t, int first, bool two)
     int16_t least = INT16_MAX;
 
     for (int p = first; p < overlaps; p++) {
-        int16_t best = INT16_MAX;
-        int choice = 0;
+        int best = INT16_MAX, choice = 0;
 
         for (int j = 0; j < 1 << t->bits; j++) {
-            int s = j * overlaps + p;
-            int16_t cost = saturated(t->ahead[s >> t->bits] + distance(t, s, two));
+            int s = j * overlaps + p, cost = saturated(t->ahead[s >> t->bits] + distance(t, s, two));
+            bool less = cost < best;
 
-            if (cost < best) {
-                best = cost;
-                choice = j;
-            }
+            choice = less ? j : choice;
+            best = less ? cost : best;
         }
-        t->cost[p] = best;
+        t->cost[p] = (int16_t)best;
         t->choice[p] = (unsigned char)choice;
-        least = best < least ? best : least;
+        least = best < least ? (int16_t)best : least;
     }
     return least;
 }
@@ -59,8 +56,8 @@ typedef __m512i vc;
 /* ahead[i / 2^bits] of 32 states. */
 INLINE vc costs_ahead(const int16_t *ahead, int bits)
 {
-    const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11,
-                                          10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i lane = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16,
+                                          15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 
     if (bits >= 5)
         return _mm512_set1_epi16(*ahead);
@@ -178,7 +175,7 @@ INLINE void costs_add(int16_t *cost, vc level)
 #if KERNELS_LEVEL
 INLINE int16_t trellis_vectors(const struct trellis_step *step, int bits, bool two)
 {
-    const struct trellis_step copy = *step, *t = &copy;          /* in registers: what is stored can't be a part of it */
+    const struct trellis_step copy = *step, *t = &copy;      /* in registers: what is stored can't be a part of it */
     int overlaps = 1 << (t->state - bits), whole = overlaps / COSTS * COSTS;
     vc least = costs_set(INT16_MAX);
     int16_t lane[COSTS], smallest;

@@ -1,7 +1,7 @@
 /* trellis.c - Viterbi's search from the last step to the first, tail-biting.
  *
- * Neighbouring states share an overlap, the lower bits of the later one: state - bits of them. The cost of an overlap is that of
- * all steps from there on, with the best codes. */
+ * Neighbouring states share an overlap, the lower bits of the later one: state - bits of them. The cost of an overlap
+ * is that of all steps from there on, with the best codes. */
 #include "compute/trellis.h"
 #include "base/memory.h"
 #include "compute/kernels.h"
@@ -114,8 +114,9 @@ static void search_back(struct path *path, const int16_t *x, int all, int first,
     for (int t = steps - 1; t >= 0; t--) {
         const int16_t *at = x + (first + t) % all * step;
         int16_t *swap = path->ahead;
-        struct trellis_step one = {{s->value[0], s->value[1]}, s->square, s->dtype.state, s->dtype.bits, path->ahead, 0,
-                                   {at[0], step > 1 ? at[1] : 0}, path->cost, path->choice + (size_t)t * (size_t)s->overlaps};
+        struct trellis_step one = {.value = {s->value[0], s->value[1]}, .square = s->square, .state = s->dtype.state,
+                                   .bits = s->dtype.bits, .ahead = path->ahead, .x = {at[0], step > 1 ? at[1] : 0},
+                                   .cost = path->cost, .choice = path->choice + (size_t)t * (size_t)s->overlaps};
 
         one.level = level_for(path, one.x);
         path->least = s->kernels->trellis_step(&one);
@@ -191,7 +192,8 @@ static void prepare(const struct trellis_search *search, const float *x, int cou
     *steps = (count + search->dtype.step - 1) / search->dtype.step;
 }
 
-void trellis_search_free_ends(const struct trellis_search *search, const float *x, int count, void *room, uint32_t *state)
+void trellis_search_free_ends(const struct trellis_search *search, const float *x, int count, void *room,
+                              uint32_t *state)
 {
     struct path path = path_in(search, room);
     int16_t units[TRELLIS_WEIGHTS + 1];
@@ -208,7 +210,7 @@ void trellis_search(const struct trellis_search *search, const float *x, int cou
     struct dtype dtype = search->dtype;
     int16_t units[TRELLIS_WEIGHTS + 1];
     unsigned char packed[TRELLIS_WEIGHTS];
-    int steps, side;
+    int steps, side = SEAM / dtype.step;         /* in short tiles several times round */
     uint32_t seam;
 
     prepare(search, x, count, units, &steps);
@@ -216,8 +218,7 @@ void trellis_search(const struct trellis_search *search, const float *x, int cou
         try_all(search, x, count, steps, state);
         return;
     }
-    side = SEAM / dtype.step < steps / 2 ? SEAM / dtype.step : steps / 2;
-    search_back(&path, units, steps, steps - side, 2 * side, -1);
+    search_back(&path, units, steps, steps - side % steps, 2 * side, -1);
     seam = follow(&path, best_overlap(&path), side, NULL);
     path = path_in(search, room);
     search_back(&path, units, steps, 0, steps, seam);

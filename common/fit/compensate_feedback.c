@@ -121,7 +121,8 @@ int feedback_new_blocks(const struct moments *h, double damping, int64_t block, 
     a = xaligned((size_t)(h->n * h->n), sizeof *a);
     f = xcalloc(1, sizeof *f);
     *f = (struct feedback){.h = h, .n = h->n, .block = block,
-                           .weight = xmallocarray((size_t)h->n, sizeof *f->weight), .order = xmallocarray((size_t)h->n, sizeof *f->order)};
+                           .weight = xmallocarray((size_t)h->n, sizeof *f->weight),
+                           .order = xmallocarray((size_t)h->n, sizeof *f->order)};
     order_columns(h, block, f->order);
     damping = damping > 0 ? damping : DAMPING;
     parallel_for(h->n, fill_row, &(struct filling){f, a, damping * moments_weight(h, damping, f->weight)});

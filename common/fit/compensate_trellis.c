@@ -1,5 +1,5 @@
-/* compensate_trellis.c - trellis codes with feedback: tile by tile of 16 columns, the error of each made up for by the columns
- * that are still to come, as compensate_feedback() does it with single columns. */
+/* compensate_trellis.c - trellis codes with feedback: tile by tile of 16 columns, the error of each made up for by
+ * the columns that are still to come, as compensate_feedback() does it with single columns. */
 #include "fit/compensate_internal.h"
 #include "base/memory.h"
 #include "base/number.h"
@@ -12,11 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The deviation of the values of all states, and, by rate in half bits, that of the values for numbers of deviation 1 which
- * gave the least error on normal numbers: as rate-distortion theory has it, less than 1 for a low rate; more for a high
- * one, where the ends of the range count. */
+/* The deviation of the values of all states, and, by rate in half bits, that of the values for numbers of deviation 1
+ * which gave the least error on normal numbers: as rate-distortion theory has it, less than 1 for a low rate; more
+ * for a high one, where the ends of the range count. */
 static const double deviation = TRELLIS_SPREAD / TRELLIS_ONE;
-static const double spread[] = {[2] = .9, [3] = 1, [4] = 1.04, [5] = 1.08, [6] = 1.1, [7] = 1.13, [8] = 1.14};
+static const double spread[] = {[2] = .94, [3] = 1, [4] = 1.04, [5] = 1.08, [6] = 1.1, [7] = 1.13, [8] = 1.14};
 
 enum { BAND = 1 << 22 };         /* numbers whose product with H is made at once */
 

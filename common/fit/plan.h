@@ -4,9 +4,9 @@
  *     GLOB key=value key=value ...
  *
  * The first line whose glob matches a weight's name counts. Keys: chi, keep, tolerance (one of the three), sites,
- * shape, dtype for mpo-decompose; for quantize bits, and with it group, zero, scale_bits, or code=trellis, and with it rate
- * and state; with both rotate, residual_chi, residual_bits. Both programs read the same file, and each leaves alone what its
- * line gives no key of its own for: one of the three to the one, bits or code=trellis to the other. */
+ * shape, dtype for mpo-decompose; for quantize bits, and with it group, zero, scale_bits, or code=trellis, and with
+ * it rate and state; with both rotate, residual_chi, residual_bits. Both programs read the same file, and each leaves
+ * alone what its line gives no key of its own for: one of the three to the one, bits or code=trellis to the other. */
 #ifndef FIT_PLAN_H
 #define FIT_PLAN_H
 

@@ -103,8 +103,8 @@ struct setting_list {
 };
 
 /* Writes the line of each setting, and one of the operator kept as it is (plan ""), as fit/curve.h has them; how
- * gives what settings leave open. Settings that change nothing are left out. Values are good; lists may be empty, and the
- * first one is the fastest to change. */
+ * gives what settings leave open. Settings that change nothing are left out. Values are good; lists may be empty, and
+ * the first one is the fastest to change. */
 int quantize_curves(const struct operator *op, const struct quantization *how, const struct setting_list *lists,
                     int n_list, struct views *views, struct output *output);
 

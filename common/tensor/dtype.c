@@ -95,7 +95,8 @@ const char *dtype_name(struct dtype dtype, char buffer[DTYPE_NAME])
     if (!dtype_is_packed(dtype))
         return plain[dtype.kind].name;
     if (dtype.kind == DTYPE_TRELLIS)
-        snprintf(buffer, DTYPE_NAME, "t%d%s-%d", dtype.bits / dtype.step, dtype.bits % dtype.step ? ".5" : "", dtype.state);
+        snprintf(buffer, DTYPE_NAME, "t%d%s-%d", dtype.bits / dtype.step, dtype.bits % dtype.step ? ".5" : "",
+                 dtype.state);
     else if (dtype.group == GROUP_ROW)
         snprintf(buffer, DTYPE_NAME, "q%d-row-%s", dtype.bits, dtype_zero_names[dtype.zero]);
     else

@@ -70,8 +70,8 @@ bool dtype_trellis(int half_bits, int state, struct dtype *dtype);
 /* Bytes of one element of a plain dtype; 0 for packed formats. */
 int dtype_size(struct dtype dtype);
 
-/* Rows of a tensor of rank 1 or more seen as a matrix whose rows run along the last axis longer than 1, and their length;
- * false where the rows overflow or the length exceeds INT64_MAX / 16. */
+/* Rows of a tensor of rank 1 or more seen as a matrix whose rows run along the last axis longer than 1, and their
+ * length; false where the rows overflow or the length exceeds INT64_MAX / 16. */
 bool dtype_rows(int rank, const int64_t *shape, int64_t *rows, int64_t *length);
 
 /* Bytes of the payload of a tensor: plain formats rank 0 or more, packed formats rank 1 or more. -1 where a size is

@@ -5,8 +5,8 @@
 #include <string.h>
 
 const uint16_t trellis_factors[9][2] = {
-    [2] = {0xd86b}, [3] = {0x4aeb, 0xe319}, [4] = {0xbbb9}, [5] = {0x0663, 0xca55},
-    [6] = {0x8df5}, [7] = {0x8d91, 0xf021}, [8] = {0x6f07},
+    [2] = {0x5567}, [3] = {0x9265, 0x26e7}, [4] = {0x5687}, [5] = {0xf98f, 0xa297},
+    [6] = {0x9b91}, [7] = {0x7213, 0x603d}, [8] = {0x9bbb},
 };
 
 /* The odd numbers nearest to 96 times the normal quantiles of (i + 1/2) / 128. */

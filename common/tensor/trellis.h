@@ -1,12 +1,13 @@
 /* trellis.h - tiles of trellis codes: where they lie in a payload, and what they stand for.
  *
- * A format "t2-12" has a rate in bits per weight (1, 1.5, 2, 2.5, 3, 3.5, 4) and a state of 8 to 16 bits. The tensor, seen as
- * a matrix of rows as for groups, is cut into tiles of TRELLIS_TILE rows and columns (less at the lower and the right edge).
- * A tile's weights, column by column, are coded step by step: a step takes `bits` bits of the payload and gives `step`
- * weights, 1, or 2 where the rate isn't whole (the last step of an odd number of weights gives 1). The codes of all steps
- * are one number after the other, lowest bits first; the state of step t is the window of `state` bits that begins at bit
- * t * bits, and goes on with the tile's first bits behind its last ones (also several times, in a very small tile). So
- * a tile costs its rate exactly, and every weight can be had by itself.
+ * A format "t2-12" has a rate in bits per weight (1, 1.5, 2, 2.5, 3, 3.5, 4) and a state of 8 to 16 bits. The tensor,
+ * seen as a matrix of rows as for groups, is cut into tiles of TRELLIS_TILE rows and columns (less at the lower and
+ * the right edge). A tile's weights, column by column, are coded step by step: a step takes `bits` bits of the
+ * payload and gives `step` weights, 1, or 2 where the rate isn't whole (the last step of an odd number of weights
+ * gives 1). The codes of all steps are one number after the other, lowest bits first; the state of step t is the
+ * window of `state` bits that begins at bit t * bits, and goes on with the tile's first bits behind its last ones
+ * (also several times, in a very small tile). So a tile costs its rate exactly, and every weight can be had by
+ * itself.
  *
  * The weight number v (0 or 1) of a step of state s is
  *
@@ -18,9 +19,9 @@
  *
  * Source of the trellis: QTIP, Tseng et al. 2024, arXiv:2406.11235, section 3.1, with a small table as in its section
  * 3.2; levels that the newest bits partition evenly: Ungerboeck 1982, IEEE Trans. Inf. Theory 28, and Marcellin and
- * Fischer 1990, IEEE Trans. Commun. 38. The factors were searched for, for each rate: of random ones those with the
- * least error on normal numbers, which is below that of QTIP's "1MAD" values. 16-bit products and one look-up of bytes
- * decode 64 weights in ten AVX-512 instructions. */
+ * Fischer 1990, IEEE Trans. Commun. 38. The factors were searched for, for each rate, bit by bit from the lowest on, so
+ * that they are good for all states of 8 to 16 bits: those with the least error on normal numbers, which is below that
+ * of QTIP's "1MAD" values. 16-bit products and one look-up of bytes decode 64 weights in ten AVX-512 instructions. */
 #ifndef TENSOR_TRELLIS_H
 #define TENSOR_TRELLIS_H
 
