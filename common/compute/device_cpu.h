@@ -10,15 +10,17 @@ _Static_assert((int)BLOCK == (int)ACTIVATION_GROUP, "x is rounded in blocks");
 enum layout {
     LAYOUT_ROWS,                 /* f32, f16, bf16 row by row */
     LAYOUT_TILES,                /* packed, groups a multiple of BLOCK or whole rows: see struct tiles */
-    LAYOUT_STORED,               /* packed in other groups: as it came */
+    LAYOUT_STRIPS,               /* trellis codes, whole strips of 16 rows: see struct strips */
+    LAYOUT_STORED,               /* packed in other groups, or other trellis codes: as it came */
 };
 
 struct cpu_matrix {
     struct placed placed;
     enum layout layout;
     enum dtype_kind kind;        /* of LAYOUT_ROWS */
-    struct tensor tensor;        /* the payload, but for LAYOUT_TILES */
+    struct tensor tensor;        /* the payload, but for tiles and strips */
     struct tiles tiles;
+    struct strips strips;
     unsigned char *tile_data;
 };
 
@@ -35,6 +37,12 @@ void *cpu_scratch(enum scratch purpose, size_t bytes);
 const unsigned char *cpu_row(const struct cpu_matrix *w, int64_t row);
 
 struct placed *cpu_place(struct tensor *tensor, enum activations activations);
+/* Lays a trellis-coded tensor out and frees it; false, and nothing done, where it has no whole strips. */
+bool cpu_place_strips(struct cpu_matrix *matrix, struct tensor *tensor);
+
+/* y [columns] = a row, rounded as the reference rounds. */
+void cpu_gather_strip(const struct strips *w, int64_t row, int64_t columns, float *y);
+
 void cpu_displace(struct placed *placed);
 void cpu_gather(const struct placed *w, const int32_t *index, int64_t n, float *y, int64_t stride);
 

@@ -33,28 +33,14 @@ static struct term place_term(const struct device *device, struct chain *chain, 
     return term;
 }
 
-static float *place_signs(const struct device *device, struct transform transform, int64_t n)
-{
-    size_t bytes = (size_t)n * sizeof(float);
-    float *host, *sign;
-
-    if (!transform.block)
-        return NULL;
-    host = xmalloc(bytes);
-    sign = device->allocate(bytes);
-    transform_signs(transform, n, host);
-    device->upload(sign, host, bytes);
-    free(host);
-    return sign;
-}
-
 struct applied *apply_place(const struct device *device, struct operator *op, enum activations activations)
 {
     struct applied *applied = xcalloc(1, sizeof *applied);
 
     *applied = (struct applied){.device = device, .out = op->out, .in = op->in, .input = op->input,
-                                .term = xcalloc((size_t)op->n_term, sizeof *applied->term),
-                                .sign = place_signs(device, op->input, op->in)};
+                                .output = op->output, .term = xcalloc((size_t)op->n_term, sizeof *applied->term),
+                                .turn_in = transform_place(device, op->input, op->in),
+                                .turn_out = transform_place(device, op->output, op->out)};
     for (int t = 0; t < op->n_term; t++)
         if (has_numbers(&op->term[t]))
             applied->term[applied->n_term++] = place_term(device, &op->term[t], activations);
@@ -72,7 +58,8 @@ void apply_free(struct applied *applied)
         sites_free(&term->sites);
     }
     if (applied) {
-        applied->device->release(applied->sign);
+        transform_displace(applied->device, &applied->turn_in);
+        transform_displace(applied->device, &applied->turn_out);
         free(applied->term);
     }
     free(applied);
@@ -90,7 +77,7 @@ int64_t apply_in(const struct applied *applied)
 
 int64_t apply_bytes(const struct applied *applied)
 {
-    int64_t sum = applied->sign ? applied->in * (int64_t)sizeof(float) : 0;
+    int64_t sum = transform_bytes(applied->input, applied->in) + transform_bytes(applied->output, applied->out);
 
     for (int t = 0; t < applied->n_term; t++) {
         const struct term *term = &applied->term[t];
@@ -108,7 +95,7 @@ int64_t apply_bytes(const struct applied *applied)
 
 int64_t apply_work(const struct applied *applied, int64_t n)
 {
-    double sum = applied->sign ? (double)applied->in * (1 + log2((double)applied->input.block)) : 0;
+    double sum = transform_work(applied->input, applied->in) + transform_work(applied->output, applied->out);
 
     for (int t = 0; t < applied->n_term; t++) {
         const struct term *term = &applied->term[t];
@@ -236,7 +223,7 @@ static void apply_nothing(const struct application *at, int64_t n)
     free(zeros);
 }
 
-/* Floats between factors, or of a turned input, at a time. */
+/* Floats between factors, or of a turned input or output, at a time. */
 enum { HIDDEN = 1 << 23 };
 
 /* Operators that take x as it is. */
@@ -266,22 +253,94 @@ static void apply_straight(const struct application *application, int count, con
     }
 }
 
-/* Operators of one transform. */
+/* y (+)= T' of what the terms give. What is added is made beside y, before. */
+static void turn_output(const struct application *at, const float *x, int64_t x_stride, int64_t n)
+{
+    const struct applied *w = at->w;
+    int64_t out = w->out;
+    struct application beside = {w, at->y, at->stride, false};
+
+    if (at->add) {
+        beside.stride = out;
+        beside.y = w->device->allocate((size_t)(n * out) * sizeof *beside.y);
+        apply_straight(&beside, 1, x, x_stride, n);
+    }
+    w->device->hadamard(beside.y, beside.stride, beside.y, beside.stride, &w->turn_out, true, n, out);
+    for (int64_t row = 0; row < n && at->add; row++)
+        w->device->add_scaled(at->y + row * at->stride, beside.y + row * out, 1, out);
+    if (at->add)
+        w->device->release(beside.y);
+}
+
+/* Whether an operator's output is made beside y: it is left out of the call that all share. */
+static bool stands_beside(const struct application *at)
+{
+    return at->add && at->w->output.block;
+}
+
+/* Operators that take x as it is, whose outputs are turned; those that stand beside y are at the end. */
+static void apply_and_turn(const struct application *application, int count, const float *x, int64_t x_stride,
+                           int64_t n)
+{
+    int shared = 0;
+
+    while (shared < count && !stands_beside(&application[shared]))
+        shared++;
+    if (shared)
+        apply_straight(application, shared, x, x_stride, n);
+    for (int a = 0; a < count; a++)
+        if (application[a].w->output.block)
+            turn_output(&application[a], x, x_stride, n);
+}
+
+/* Rows to turn at a time. */
+static int64_t rows_together(const struct application *application, int count, int64_t n)
+{
+    int64_t width = application->w->input.block ? application->w->in : 0;
+
+    for (int a = 0; a < count; a++)
+        width = stands_beside(&application[a]) ? most(width, application[a].w->out) : width;
+    return width ? least(HIDDEN / width + 1, n) : n;
+}
+
+/* Operators of one input transform, or of none. */
 static void apply_turned(struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
 {
     const struct applied *w = application->w;
-    int64_t step = least(HIDDEN / w->in + 1, n);
-    float *turned = w->device->allocate((size_t)(step * w->in) * sizeof *turned);
+    int64_t step = rows_together(application, count, n);
+    float *turned = NULL;
 
+    if (w->input.block)
+        turned = w->device->allocate((size_t)(step * w->in) * sizeof *turned);
     for (int64_t row = 0; row < n; row += step) {
         int64_t rows = least(n - row, step);
+        const float *at = x + row * x_stride;
 
-        w->device->hadamard(turned, w->in, x + row * x_stride, x_stride, w->sign, w->input.block, false, rows, w->in);
-        apply_straight(application, count, turned, w->in, rows);
+        if (turned)
+            w->device->hadamard(turned, w->in, at, x_stride, &w->turn_in, false, rows, w->in);
+        apply_and_turn(application, count, turned ? turned : at, turned ? w->in : x_stride, rows);
         for (int a = 0; a < count; a++)
             application[a].y += rows * application[a].stride;
     }
     w->device->release(turned);
+}
+
+/* Brings those that are like the first one, by input transform, to the front; of these those that stand beside their
+ * y to the end. Returns how many they are. */
+static int gather_alike(struct application *first, int count)
+{
+    const struct transform input = first->w->input;
+    int alike = 0;
+
+    for (int beside = 0; beside < 2; beside++)
+        for (int a = alike; a < count; a++)
+            if (transform_same(first[a].w->input, input) && stands_beside(&first[a]) == beside) {
+                struct application other = first[alike];
+
+                first[alike++] = first[a];
+                first[a] = other;
+            }
+    return alike;
 }
 
 void apply(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
@@ -293,20 +352,10 @@ void apply(const struct application *application, int count, const float *x, int
     all = next = xmallocarray((size_t)count, sizeof *all);
     memcpy(all, application, (size_t)count * sizeof *all);
     while (next < all + count) {                     /* those that share the transform of the next one */
-        struct application *end = next;
+        int alike = gather_alike(next, (int)(all + count - next));
 
-        for (struct application *at = next; at < all + count; at++)
-            if (transform_same(at->w->input, next->w->input)) {
-                struct application other = *end;
-
-                *end++ = *at;
-                *at = other;
-            }
-        if (next->w->sign)
-            apply_turned(next, (int)(end - next), x, x_stride, n);
-        else
-            apply_straight(next, (int)(end - next), x, x_stride, n);
-        next = end;
+        apply_turned(next, alike, x, x_stride, n);
+        next += alike;
     }
     free(all);
 }

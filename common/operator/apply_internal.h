@@ -55,8 +55,8 @@ struct applied {
     int64_t out, in;
     int n_term;                  /* terms without numbers are left out */
     struct term *term;
-    struct transform input;
-    float *sign;                 /* [in] of the transform, on the device; NULL without one */
+    struct transform input, output;
+    struct hadamard turn_in, turn_out;           /* these on the device */
 };
 
 /* What moving a float costs, in multiply-adds: measured on AVX-512 with one thread, some 50 against 1.2 per ns. */

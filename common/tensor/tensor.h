@@ -15,7 +15,7 @@ struct tensor {
     unsigned char *data;         /* owned, at a multiple of 64 unless it was read from a pipe in pieces */
 };
 
-/* A tensor whose payload is allocated, not set; only the gaps between the planes of a group format are zero, so that
+/* A tensor whose payload is allocated, not set; only the gaps between the planes of a packed format are zero, so that
  * equal rows give equal bytes. Sizes must be good (dtype_payload() >= 0). */
 struct tensor tensor_new(struct dtype dtype, int rank, const int64_t *shape);
 

@@ -25,7 +25,8 @@ struct chain_spec {
 };
 
 struct spec {
-    const char *name;            /* "hadamard BLOCK/SEED, ..." has that transform */
+    const char *name;            /* "hadamard BLOCK/SEED, ..." has that transform of its input; "hadamard full SEED/SEED"
+                                    those of both whole sides, seed 0: none of the input */
     struct chain_spec term[TERMS];
 };
 
@@ -81,6 +82,14 @@ static const struct spec specs[] = {
     {"hadamard 2/9, chain + dense", {{2, {7, 5}, {7, 10}, {1, 4, 1}, {F32, F16}}, {1, {35}, {70}, {1, 1}, {F16}}}},
     {"hadamard 64/1, three sites", {{3, {3, 4, 5}, {4, 2, 8}, {1, 6, 8, 1}, {F32, BF16, F32}}}},
     {"hadamard 16/0, low rank packed", {{2, {35, 1}, {1, 96}, {1, 40, 1}, {PACKED(4, 32, MIN), PACKED(6, 32, NONE)}}}},
+    {"hadamard full 5/6, packed", {{1, {35}, {96}, {1, 1}, {PACKED(3, 32, MIN)}}}},
+    {"hadamard full 5/6, dense", {{1, {35}, {70}, {1, 1}, {F16}}}},
+    {"hadamard full 0/6, low rank", {{2, {35, 1}, {1, 70}, {1, 9, 1}, {F32, F16}}}},
+    {"hadamard full 7/8, packed + low rank", {{1, {35}, {70}, {1, 1}, {PACKED(4, 32, MIN)}},
+                                              {2, {35, 1}, {1, 70}, {1, 5, 1}, {F16, F16}}}},
+    {"hadamard full 7/8, chain + dense", {{2, {7, 5}, {7, 10}, {1, 4, 1}, {F32, F16}},
+                                          {1, {35}, {70}, {1, 1}, {F16}}}},
+    {"hadamard full 9/1, three sites", {{3, {3, 4, 5}, {4, 2, 8}, {1, 6, 8, 1}, {F32, BF16, F32}}}},
     {"five sites, large chi", {{5, {2, 3, 2, 2, 3}, {2, 2, 3, 2, 2}, {1, 4, 24, 30, 6, 1}, {F32, F32, F32, F32, F32}}}},
 };
 
@@ -144,7 +153,11 @@ static inline struct operator make(const struct spec *spec)
     long long block, seed;
 
     if (sscanf(spec->name, "hadamard %lld/%lld", &block, &seed) == 2)
-        op.input = (struct transform){block, (uint64_t)seed};
+        op.input = (struct transform){block, (uint64_t)seed, 0};
+    if (sscanf(spec->name, "hadamard full %lld/%lld", &block, &seed) == 2) {
+        op.input = block ? transform_full(op.in, (uint64_t)block) : (struct transform){0};
+        op.output = transform_full(op.out, (uint64_t)seed);
+    }
     op.term = xreallocarray(op.term, TERMS, sizeof *op.term);
     for (int t = 1; t < TERMS && spec->term[t].n; t++) {
         struct operator more = make_term(&spec->term[t], (uint64_t)t);
@@ -265,6 +278,7 @@ static inline float *expected(const struct operator *op, const float *host_x, in
     result = xmallocarray((size_t)(n * op->out), sizeof *result);
     for (int64_t i = 0; i < n * op->out; i++)
         result[i] = (float)y[i];
+    transform_rows_inverse(op->output, result, n, op->out);
     free(x);
     free(y);
     free(w);
