@@ -19,8 +19,10 @@ SEQUENCES := 64
 CALIBRATION_CONTEXT := 1024
 #: what budgets choose from: budgets of mpo-decompose
 CUT_CURVES := --keep .2,.3,.4,.5,.6,.7,.8,.9
-#: and settings of quantize
+#: settings of quantize for groups of codes
 PACK_CURVES := --bits 2,3,4 --group 64,128 --scale-bits 6 --rotate=0,64
+#: and for trellis codes
+TRELLIS_CURVES := --rate 1.5,2,2.5,3,3.5,4 --rotate=full
 #: what budgets weigh errors by: the sensitivity of each matrix, block or kind; empty: all alike, as large models always have it
 SENSITIVITY := matrix
 #: tokens of the calibration text that it is measured on
@@ -71,16 +73,19 @@ $R/%/moments: $R/%/moments.call $$(call whole,$$*) $$(calibration) $(BIN)/calibr
 	$(call say,LOOK,$@)$(call RUN,calibrate $(call measured,$*) $(calibrate) $(alone) -o $@,--all)
 
 # Error curves of the programs that have settings. Those of the rest say what it takes with the embedding at 8 bits.
-curve_programs = $(if $(CUT_CURVES),| mpo-decompose --curves $(CUT_CURVES)) $(if $(PACK_CURVES),| quantize --curves $(PACK_CURVES))
+cut_curves = $(if $(CUT_CURVES),mpo-decompose --curves $(CUT_CURVES))
+pack_curves = $(if $(PACK_CURVES),quantize --curves $(PACK_CURVES))
+trellis_curves = $(if $(TRELLIS_CURVES),quantize --curves --code trellis $(TRELLIS_CURVES))
+curve_kinds := cut pack trellis
+curve_programs = $(foreach k,$(curve_kinds),$(addprefix | ,$(firstword $($k_curves))) $(wordlist 2,99,$($k_curves)))
 $R/%/curves.call: $$(call changed,$$@,$$(curve_programs) $$(hash) $$(calibrate))
 	@mkdir -p $(@D); echo '$(strip $(curve_programs) $(hash) $(calibrate))' > $@
 
 curve_moments = $(if $(large.$(model)),,$(folder)/moments)
 curve_looks_at = $(call on_layers,$(or $(curve_moments),$(calibration) $(folder)/$(piece_before).jsonl $(block_files)))
 one_piece = extract-layer $(source) --layer $(layer)
-curve = $(one_piece) | $1 $(options) --moments $(curve_moments) -o $@.$(firstword $1).part;
-layer_curves = $(if $(CUT_CURVES),$(call curve,mpo-decompose --curves $(CUT_CURVES))) $(if $(PACK_CURVES),$(call curve,quantize \
-               --curves $(PACK_CURVES))) cat $@.*.part > $@.part; rm $@.*.part; mv $@.part $@
+curve = $(one_piece) | $($1_curves) $(options) --moments $(curve_moments) -o $@.$1.part;
+layer_curves = $(foreach k,$(curve_kinds),$(if $($k_curves),$(call curve,$k))) cat $@.*.part > $@.part; rm $@.*.part; mv $@.part $@
 rest_curves = $(one_piece) | quantize $(options) | quantize --curves $(options) -o $@
 curve_files = $(addprefix $(BIN)/,extract-layer mpo-decompose quantize)
 $R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $$(curve_files)
