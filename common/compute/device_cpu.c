@@ -213,5 +213,9 @@ const struct device device_cpu = {
     .place = cpu_place, .displace = cpu_displace, .multiply = cpu_multiply, .gather = cpu_gather, .gemm = cpu_gemm,
     .permute = cpu_permute, .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = cpu_attend,
     .silu_multiply = silu_multiply, .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale,
-    .log_sum_exp = log_sum_exp, .divergence = divergence,
+    .log_sum_exp = log_sum_exp, .divergence = divergence, .place_trained = cpu_place_trained, .numbers = cpu_numbers,
+    .multiply_back = cpu_multiply_back, .multiply_gradient = cpu_multiply_gradient, .gemm_back = cpu_gemm_back,
+    .gemm_gradient = cpu_gemm_gradient, .rms_norm_back = cpu_rms_norm_back, .attend_back = cpu_attend_back,
+    .silu_multiply_back = cpu_silu_multiply_back, .loss = cpu_loss, .sum_squares = cpu_sum_squares,
+    .adamw = cpu_adamw,
 };

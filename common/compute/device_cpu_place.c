@@ -188,6 +188,8 @@ void cpu_displace(struct placed *placed)
         return;
     tensor_free(&matrix->tensor);
     free(matrix->tile_data);
+    free(matrix->scale);
+    free(matrix->minimum);
     free(matrix);
 }
 
@@ -255,7 +257,7 @@ static void gather_row(void *context, int64_t i, int thread)
     if (p->w->layout == LAYOUT_TILES)
         gather_tile_row(&p->w->tiles, p->index[i], p->w->placed.columns, y);
     else if (tensor_row_length(&p->w->tensor) == p->w->placed.columns)
-        tensor_get_rows(&p->w->tensor, p->index[i], 1, y);
+        cpu_unpack(p->w, p->index[i], 1, y);
     else {                       /* one column: to the tensor, its elements are one row */
         p->kernels->panel_rows(p->w->kind, cpu_row(p->w, p->index[i]), 1, 1, 1, panel);
         y[0] = panel[0];

@@ -7,6 +7,7 @@
 #include "compute/kernels_gemm.h"
 #include "compute/kernels_tiles.h"
 #include "compute/kernels_rows.h"
+#include "compute/kernels_back.h"
 
 const struct kernels kernels_avx512 = {
     .name = "avx512",

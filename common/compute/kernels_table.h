@@ -3,4 +3,5 @@
 .panel_tiles = panel_tiles, .dense = dense, .tile_int8 = tile_int8, .tile_f32 = tile_f32, .round = round_row,
 .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .silu_multiply = silu_multiply, .add_scaled = add_scaled,
 .scale = scale_row, .exponentials = exponentials, .largest = largest, .log_sum_exp = log_sum_exp,
-.divergence = divergence,
+.divergence = divergence, .gemm_turned = gemm_turned, .panel_lines = panel_lines, .rms_norm_back = rms_norm_back,
+.silu_multiply_back = silu_multiply_back, .loss = loss_row, .adamw = adamw,

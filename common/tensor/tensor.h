@@ -77,4 +77,9 @@ void tensor_put_row(struct tensor *tensor, const struct group_layout *layout, in
 /* What tensor_get_rows() does for a group format. */
 void group_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out);
 
+/* The parts of a group format, so that w = scale * unit + minimum: unit [rows, row length] of rows first.. is code -
+ * zero point (ZERO_MIN: the code); scale and minimum [all rows, groups] f32, minimum NULL but for ZERO_MIN. */
+void group_get_units(const struct tensor *tensor, int64_t first, int64_t rows, float *unit);
+void group_get_scales(const struct tensor *tensor, float *scale, float *minimum);
+
 #endif
