@@ -54,8 +54,8 @@ struct attention {
     float *lse;                  /* [n, n_head]: log(sum(exp(scale * q k'))), for the backward pass; NULL: not wanted */
 };
 
-/* The backward pass of an attention whose past, shared and own are 0: gradients of q, k and v, which are set, in rows as
- * q, k and v lie (their strides), from that of out. out and lse are those of the forward pass. */
+/* The backward pass of an attention whose past, shared and own are 0: gradients of q, k and v, which are set, in rows
+ * as q, k and v lie (their strides), from that of out. out and lse are those of the forward pass. */
 struct attention_back {
     const struct attention *forward;
     const float *dout;           /* out_stride */
@@ -78,8 +78,8 @@ struct adamw {
 };
 
 /* What rows of logits cost, and how that depends on them:  cross[i] * (lse_i - logit_i[target]) + distill[i] *
- * KL(softmax(teacher_i) || softmax(logit_i)). All lists are the host's; teacher and its lse may be NULL where distill is
- * 0 throughout. */
+ * KL(softmax(teacher_i) || softmax(logit_i)). All lists are the host's; teacher and its lse may be NULL where distill
+ * is 0 throughout. */
 struct loss_rows {
     const int32_t *target;       /* of rows whose cross is 0: any number */
     const float *cross, *distill;
@@ -153,8 +153,8 @@ struct device {
      * whole zero points and gets f32 scales and minima. */
     struct placed *(*place_trained)(struct tensor *matrix);
 
-    /* These numbers of a matrix from place_trained(), on the device, to be changed in place, and their count; NULL where
-     * it has none. */
+    /* These numbers of a matrix from place_trained(), on the device, to be changed in place, and their count; NULL
+     * where it has none. */
     float *(*numbers)(const struct placed *w, enum numbers which, int64_t *count);
 
     /* dx [n, columns] = dy W, or += with add. Of every matrix, trained or not; activations are f32. */
@@ -173,8 +173,8 @@ struct device {
     void (*gemm_gradient)(float *w, int64_t w_stride, const float *y, int64_t y_stride, const float *x,
                           int64_t x_stride, int64_t n, int64_t rows, int64_t columns);
 
-    /* dx = (with add: +=) the gradient of rms_norm()'s x, from dy and that x, and dweight [d] += (NULL: not wanted). All
-     * rows have this stride. dx may be dy. */
+    /* dx = (with add: +=) the gradient of rms_norm()'s x, from dy and that x, and dweight [d] += (NULL: not wanted).
+     * All rows have this stride. dx may be dy. */
     void (*rms_norm_back)(float *dx, bool add, float *dweight, const float *dy, const float *x, int64_t stride,
                           const float *weight, int64_t n, int64_t d, double epsilon);
 

@@ -202,7 +202,8 @@ void cpu_rms_norm_back(float *dx, bool add, float *dweight, const float *dy, con
                        const float *weight, int64_t n, int64_t d, double epsilon)
 {
     struct norm_back b = {.kernels = cpu_kernels(), .dx = dx, .dy = dy, .x = x, .weight = weight, .stride = stride,
-                          .n = n, .d = d, .epsilon = epsilon, .add = add, .item_rows = most(NORM_ROWS, PIECE / (d + 1))};
+                          .n = n, .d = d, .epsilon = epsilon, .add = add,
+                          .item_rows = most(NORM_ROWS, PIECE / (d + 1))};
     int64_t items = divide_up(n, b.item_rows);
 
     if (dweight)

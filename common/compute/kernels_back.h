@@ -90,7 +90,8 @@ static void adamw(float *x, const float *dx, float *mean, float *square, const s
                   double second, int64_t count)
 {
     float factor = (float)step->factor, beta1 = (float)step->beta1, beta2 = (float)step->beta2;
-    float new1 = (float)(1 - step->beta1), new2 = (float)(1 - step->beta2), keep = (float)(1 - step->rate * step->decay);
+    float new1 = (float)(1 - step->beta1), new2 = (float)(1 - step->beta2);
+    float keep = (float)(1 - step->rate * step->decay);
     float rate = (float)(step->rate / first), root = (float)(1 / sqrt(second)), epsilon = (float)step->epsilon;
 
     for (int64_t j = 0; j < count; j++) {

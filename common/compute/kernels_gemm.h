@@ -41,9 +41,9 @@ INLINE void gemm_tile(const int m, const int vectors, int rows, int64_t k, const
 #define GEMM_TURNED(m)                                                                                                \
     case m:                                                                                                           \
         if (rows > LANES)                                                                                             \
-            gemm_tile(m, 2, rows, k, x, 1, x_step, w, w_step, beta, y, y_stride);                                          \
+            gemm_tile(m, 2, rows, k, x, 1, x_step, w, w_step, beta, y, y_stride);                                     \
         else                                                                                                          \
-            gemm_tile(m, 1, rows, k, x, 1, x_step, w, w_step, beta, y, y_stride);                                          \
+            gemm_tile(m, 1, rows, k, x, 1, x_step, w, w_step, beta, y, y_stride);                                     \
         break;
 
 static void gemm_turned(int m, int rows, int64_t k, const float *x, int64_t x_step, const float *w, int64_t w_step,

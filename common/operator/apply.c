@@ -16,19 +16,46 @@ static bool has_numbers(const struct chain *chain)
     return true;
 }
 
-static struct term place_term(const struct device *device, struct chain *chain, enum activations activations)
+/* The class that trains a core of a term that is a matrix or low rank; 0 where none of those wanted does. */
+static unsigned class_of(const struct tensor *core, bool alone, unsigned train)
+{
+    if (core->dtype.kind == DTYPE_GROUP && train & TRAIN_SCALES)
+        return TRAIN_SCALES;
+    if (alone)
+        return core->dtype.kind == DTYPE_GROUP ? 0 : train & TRAIN_MATRICES;
+    return train & TRAIN_CORES;
+}
+
+static struct placed *place_core(const struct device *device, struct tensor *core, unsigned class,
+                                 enum activations activations)
+{
+    if (!class)
+        return device->place(core, activations);
+    if (class != TRAIN_SCALES && core->dtype.kind == DTYPE_GROUP) {
+        struct tensor wide = tensor_new(DTYPE(F32), core->rank, core->shape);
+
+        tensor_get(core, (float *)(void *)wide.data);
+        tensor_free(core);
+        *core = wide;
+    }
+    return device->place_trained(core);
+}
+
+static struct term place_term(const struct device *device, struct chain *chain, enum activations activations,
+                              unsigned train)
 {
     struct term term = {.kind = TERM_MATRIX};
 
-    if (chain->n_site == 1)
-        term.w[0] = device->place(&chain->core[0], activations);
-    else if (chain_is_low_rank(chain)) {
-        term.kind = TERM_LOW_RANK;
-        term.w[0] = device->place(&chain->core[0], activations);
-        term.w[1] = device->place(&chain->core[1], activations);
-    } else {
+    if (chain->n_site > 1 && !chain_is_low_rank(chain)) {
         term.kind = TERM_CHAIN;
+        term.train[0] = train & TRAIN_CORES;
         term.sites = sites_place(device, chain);
+        return term;
+    }
+    term.kind = chain->n_site == 1 ? TERM_MATRIX : TERM_LOW_RANK;
+    for (int f = 0; f < chain->n_site; f++) {
+        term.train[f] = class_of(&chain->core[f], chain->n_site == 1, train);
+        term.w[f] = place_core(device, &chain->core[f], term.train[f], activations);
     }
     return term;
 }
@@ -48,7 +75,8 @@ static float *place_signs(const struct device *device, struct transform transfor
     return sign;
 }
 
-struct applied *apply_place(const struct device *device, struct operator *op, enum activations activations)
+static struct applied *place(const struct device *device, struct operator *op, enum activations activations,
+                             unsigned train)
 {
     struct applied *applied = xcalloc(1, sizeof *applied);
 
@@ -57,9 +85,19 @@ struct applied *apply_place(const struct device *device, struct operator *op, en
                                 .sign = place_signs(device, op->input, op->in)};
     for (int t = 0; t < op->n_term; t++)
         if (has_numbers(&op->term[t]))
-            applied->term[applied->n_term++] = place_term(device, &op->term[t], activations);
+            applied->term[applied->n_term++] = place_term(device, &op->term[t], activations, train);
     operator_free(op);
     return applied;
+}
+
+struct applied *apply_place(const struct device *device, struct operator *op, enum activations activations)
+{
+    return place(device, op, activations, 0);
+}
+
+struct applied *apply_place_trained(const struct device *device, struct operator *op, unsigned train)
+{
+    return place(device, op, ACTIVATIONS_F32, train);
 }
 
 void apply_free(struct applied *applied)
@@ -130,8 +168,7 @@ static int leading_term(const struct applied *applied)
     return t;
 }
 
-/* Numbers between the factors of all low-rank terms, of one column. */
-static int64_t hidden_width(const struct application *application, int count)
+int64_t apply_hidden(const struct application *application, int count)
 {
     int64_t sum = 0;
 
@@ -239,15 +276,15 @@ static void apply_nothing(const struct application *at, int64_t n)
 /* Floats between factors, or of a turned input, at a time. */
 enum { HIDDEN = 1 << 23 };
 
-/* Operators that take x as it is. */
+/* Operators that take x as it is. kept, where it isn't NULL, is where all that lies between factors stays. */
 static void apply_straight(const struct application *application, int count, const float *x, int64_t x_stride,
-                           int64_t n)
+                           int64_t n, float *kept)
 {
-    int64_t width = hidden_width(application, count), rows = least(width ? HIDDEN / width + 1 : n, n);
+    int64_t width = apply_hidden(application, count), rows = least(width && !kept ? HIDDEN / width + 1 : n, n);
     const struct device *device = application->w->device;
-    float *hidden = NULL;
+    float *hidden = kept;
 
-    if (width)
+    if (width && !kept)
         hidden = device->allocate((size_t)(rows * width) * sizeof *hidden);
     for (int64_t row = 0; row < n; row += rows) {
         struct collection c = {.device = device, .x = x + row * x_stride, .x_stride = x_stride,
@@ -258,7 +295,7 @@ static void apply_straight(const struct application *application, int count, con
         for (int a = 0; a < count; a++)
             second_products(&application[a], row, &at, &c);
     }
-    if (hidden)
+    if (!kept)
         device->release(hidden);
     for (int a = 0; a < count; a++) {
         apply_chains(&application[a], x, x_stride, n);
@@ -266,25 +303,56 @@ static void apply_straight(const struct application *application, int count, con
     }
 }
 
-/* Operators of one transform. */
-static void apply_turned(struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
+/* Operators of one transform. Of what is kept, the turned input comes first. */
+static void apply_turned(struct application *application, int count, const float *x, int64_t x_stride, int64_t n,
+                         float *kept)
 {
     const struct applied *w = application->w;
-    int64_t step = least(HIDDEN / w->in + 1, n);
-    float *turned = w->device->allocate((size_t)(step * w->in) * sizeof *turned);
+    int64_t step = kept ? n : least(HIDDEN / w->in + 1, n);
+    float *turned = kept ? kept : w->device->allocate((size_t)(step * w->in) * sizeof *turned);
 
     for (int64_t row = 0; row < n; row += step) {
         int64_t rows = least(n - row, step);
 
         w->device->hadamard(turned, w->in, x + row * x_stride, x_stride, w->sign, w->input.block, false, rows, w->in);
-        apply_straight(application, count, turned, w->in, rows);
+        apply_straight(application, count, turned, w->in, rows, kept ? kept + n * w->in : NULL);
         for (int a = 0; a < count; a++)
             application[a].y += rows * application[a].stride;
     }
-    w->device->release(turned);
+    if (!kept)
+        w->device->release(turned);
 }
 
-void apply(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
+struct application *apply_alike(struct application *next, struct application *all)
+{
+    struct application *end = next;
+
+    for (struct application *at = next; at < all; at++)
+        if (transform_same(at->w->input, next->w->input)) {
+            struct application other = *end;
+
+            *end++ = *at;
+            *at = other;
+        }
+    return end;
+}
+
+int64_t apply_kept(const struct application *application, int count)
+{
+    int64_t floats = apply_hidden(application, count);
+
+    for (int a = 0; a < count; a++) {
+        bool first = application[a].w->sign != NULL;
+
+        for (int b = 0; b < a; b++)
+            first = first && !transform_same(application[a].w->input, application[b].w->input);
+        floats += first ? application[a].w->in : 0;
+    }
+    return floats;
+}
+
+void apply_keep(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n,
+                float *kept)
 {
     struct application *all, *next;
 
@@ -293,20 +361,21 @@ void apply(const struct application *application, int count, const float *x, int
     all = next = xmallocarray((size_t)count, sizeof *all);
     memcpy(all, application, (size_t)count * sizeof *all);
     while (next < all + count) {                     /* those that share the transform of the next one */
-        struct application *end = next;
+        struct application *end = apply_alike(next, all + count);
+        int alike = (int)(end - next);
 
-        for (struct application *at = next; at < all + count; at++)
-            if (transform_same(at->w->input, next->w->input)) {
-                struct application other = *end;
-
-                *end++ = *at;
-                *at = other;
-            }
         if (next->w->sign)
-            apply_turned(next, (int)(end - next), x, x_stride, n);
+            apply_turned(next, alike, x, x_stride, n, kept);
         else
-            apply_straight(next, (int)(end - next), x, x_stride, n);
+            apply_straight(next, alike, x, x_stride, n, kept);
+        if (kept)
+            kept += n * apply_kept(next, alike);
         next = end;
     }
     free(all);
+}
+
+void apply(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
+{
+    apply_keep(application, count, x, x_stride, n, NULL);
 }

@@ -1,5 +1,5 @@
-/* test_device_train.c - what training adds to the devices: the definition against finite differences in double, the fast
- * device against the definition, with every set of kernels that this processor runs. */
+/* test_device_train.c - what training adds to the devices: the definition against finite differences in double, the
+ * fast device against the definition, with every set of kernels that this processor runs. */
 #include "device_train.h"
 
 #include <stdio.h>
@@ -35,7 +35,8 @@ static struct tensor random_tensor(struct dtype dtype, int64_t rows, int64_t col
             for (int64_t j = 0; j < layout.length; j++)
                 row.codes[j] = (unsigned char)((i * 7 + j * 5 + j / 3) % (1 << dtype.bits));
             for (int64_t g = 0; g < layout.groups; g++) {
-                row.scale[g] = dtype.scale_bits ? (uint16_t)(3 + (i + g) % 50) : half_from_float(0.1f + 0.01f * (float)g);
+                row.scale[g] = dtype.scale_bits ? (uint16_t)(3 + (i + g) % 50)
+                                                : half_from_float(0.1f + 0.01f * (float)g);
                 row.zero[g] = dtype.zero == ZERO_INT ? (uint16_t)(g % (1 << dtype.bits))
                             : dtype.scale_bits ? (uint16_t)(g % 30) : half_from_float(-0.1f * (float)g);
             }
@@ -126,9 +127,11 @@ static void check_products(struct dtype dtype, int64_t n, int64_t rows, int64_t 
                  (int)n, (int)rows, (int)columns);
         check_all(run_back, &c, dx, n * (columns + PAD), 4 * (double)(rows + 8) * u * (size_dy * size_w + 1), what);
         if (trained)
-            check_all(run_product, &c, y, n * (rows + PAD), 4 * (double)(columns + 8) * u * (size_x * size_w + 1), what);
+            check_all(run_product, &c, y, n * (rows + PAD), 4 * (double)(columns + 8) * u * (size_x * size_w + 1),
+                      what);
     }
-    check_all(run_gradient, &c, d, count, (1 << dtype.bits) * (double)(n + 8 + columns) * u * (size_x * size_dy + 1), what);
+    check_all(run_gradient, &c, d, count,
+              (1 << dtype.bits) * (double)(n + 8 + columns) * u * (size_x * size_dy + 1), what);
     tensor_free(&tensor);
     free(x);
     free(dy);
@@ -335,7 +338,8 @@ static void test_rows(void)
     for (int i = 0; i < N_SIZE; i++) {
         struct rows_case c = {tokens[i % N_TOKEN], sizes[i], .add = i % 2};
         int64_t count = c.n * (c.d + 2) + c.d;
-        float *x = normal("x", count), *dy = normal("dy", count), *weight = normal("w", c.d), *y = normal("y", 3 * count);
+        float *x = normal("x", count), *dy = normal("dy", count), *weight = normal("w", c.d);
+        float *y = normal("y", 3 * count);
         double size = norm(y, 1, count, 0) + norm(dy, 1, count, 0);
 
         c.x = x;
