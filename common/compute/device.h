@@ -147,6 +147,8 @@ struct device {
     void (*divergence)(const float *p, const double *p_lse, const float *q, const double *q_lse, int64_t n, int64_t d,
                        double *kl);
 
+    void (*clear)(float *x, int64_t count);              /* x = 0 */
+
     /* ---- training: the gradient of what is called y has the name dy. What adds says so. ---- */
 
     /* A matrix as place() takes it, to be trained: a plain one becomes f32; one in a group format keeps its codes and

@@ -96,6 +96,16 @@ static void copy(float *y, int64_t y_stride, const float *x, int64_t x_stride, i
                            .d = d});
 }
 
+static void clear_rows(const struct rows *p, int64_t first, int64_t count)
+{
+    memset(p->y + first, 0, (size_t)count * sizeof *p->y);
+}
+
+static void clear(float *x, int64_t count)
+{
+    rows_run((struct rows){.one = clear_rows, .y = x, .n = count, .d = 1});
+}
+
 static void rms_rows(const struct rows *p, int64_t first, int64_t count)
 {
     for (int64_t i = first; i < first + count; i++)
@@ -209,7 +219,7 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
 }
 
 const struct device device_cpu = {
-    .name = "cpu", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
+    .name = "cpu", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy, .clear = clear,
     .place = cpu_place, .displace = cpu_displace, .multiply = cpu_multiply, .gather = cpu_gather, .gemm = cpu_gemm,
     .permute = cpu_permute, .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = cpu_attend,
     .silu_multiply = silu_multiply, .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale,

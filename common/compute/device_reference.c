@@ -27,6 +27,11 @@ static void copy(float *y, int64_t y_stride, const float *x, int64_t x_stride, i
         move(y + i * y_stride, x + i * x_stride, (size_t)d * sizeof *y);
 }
 
+static void clear(float *x, int64_t count)
+{
+    memset(x, 0, (size_t)count * sizeof *x);
+}
+
 static struct placed *place(struct tensor *tensor, enum activations activations)
 {
     struct reference_matrix *matrix = xcalloc(1, sizeof *matrix);
@@ -321,7 +326,7 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
 }
 
 const struct device device_reference = {
-    .name = "reference", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
+    .name = "reference", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy, .clear = clear,
     .place = place, .displace = displace, .multiply = multiply, .gather = gather, .gemm = gemm, .permute = permute,
     .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = attend, .silu_multiply = silu_multiply,
     .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale, .log_sum_exp = log_sum_exp,

@@ -119,14 +119,6 @@ static bool back_straight(const struct application *application, int count, cons
     return b.add;
 }
 
-static void clear(const struct device *device, float *dx, int64_t count)
-{
-    float *zeros = xcalloc((size_t)count, sizeof *zeros);
-
-    device->upload(dx, zeros, (size_t)count * sizeof *zeros);
-    free(zeros);
-}
-
 /* The transform's inverse is its transpose. */
 static void back_turned(const struct application *application, int count, int64_t n, const float *kept, float *dx,
                         bool add)
@@ -136,7 +128,7 @@ static void back_turned(const struct application *application, int count, int64_
     float *turned = w->device->allocate((size_t)(n * in) * sizeof *turned), *to = add ? turned : dx;
 
     if (!back_straight(application, count, kept, in, n, kept + n * in, turned, false))
-        clear(w->device, turned, n * in);
+        w->device->clear(turned, n * in);
     w->device->hadamard(to, in, turned, in, w->sign, w->input.block, true, n, in);
     if (add)
         w->device->add_scaled(dx, turned, 1, n * in);
@@ -165,6 +157,6 @@ void apply_back(const struct application *application, int count, const float *x
         next = end;
     }
     if (!add)
-        clear(all->w->device, dx, n * all->w->in);
+        all->w->device->clear(dx, n * all->w->in);
     free(all);
 }

@@ -226,3 +226,17 @@ void group_get_scales(const struct tensor *tensor, float *scale, float *minimum)
         get_scales(tensor, &l, row, &s, scale + row * l.groups, minimum ? minimum + row * l.groups : NULL);
     free(s.scale);
 }
+
+void tensor_get_codes(const struct tensor *tensor, const struct group_layout *l, int64_t index, struct group_row *row)
+{
+    unsigned char *zero;
+
+    codes_unpack(tensor->dtype.bits, l->length, l->group, tensor->data + index * l->code_bytes, row->codes);
+    if (tensor->dtype.zero != ZERO_INT)
+        return;
+    zero = xmalloc((size_t)l->groups);
+    codes_unpack(tensor->dtype.bits, l->groups, l->groups, tensor->data + l->zero + index * l->zero_bytes, zero);
+    for (int64_t g = 0; g < l->groups; g++)
+        row->zero[g] = zero[g];
+    free(zero);
+}

@@ -23,7 +23,12 @@
 bool scales_round(struct dtype dtype, int64_t groups, const float *scale, const float *weight, struct group_row *row,
                   float *stored);
 
-/* The same for minima [groups] of a ZERO_MIN format: fills row->zero and row->minimum_factor. scale [groups], the
+/* Replaces the scales, and minima where the format has them, of a whole tensor in a group format by these [rows,
+ * groups], rounded; codes and zero points stay. False where one isn't finite or overflows what is stored: then some
+ * rows may have changed. */
+bool scales_replace(struct tensor *tensor, const float *scale, const float *minimum);
+
+/* The same as scales_round() for minima [groups] of a ZERO_MIN format: fills row->zero and row->minimum_factor. scale [groups], the
  * wished scales (0 or more), serves to choose the sign.
  *
  * With scale_bits all minima of a super-block have one sign, and those of the other sign are stored as 0: a positive
