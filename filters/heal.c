@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "base/options.h"
 #include "base/progress.h"
 #include "measure/calibration_text.h"
@@ -30,10 +31,11 @@ static struct {
     const char *model, *data, *teacher, *log;
     struct training training;
     unsigned classes;
-    int64_t batch, context, accumulate;
+    int64_t batch, accumulate;
+    int64_t context;             /* 0: CONTEXT_HEAL, or what the model takes */
     bool loss_given, mix_given;
     int dtype;                   /* in dtype_float_names; -1: as it is stored */
-} options = {.batch = 8, .context = CONTEXT_HEAL, .accumulate = 1, .dtype = -1};
+} options = {.batch = 8, .accumulate = 1, .dtype = -1};
 
 static const struct argp_option table[] = {
     {NULL, 0, NULL, 0, "What is learnt:", 1},
@@ -46,7 +48,8 @@ static const struct argp_option table[] = {
     {NULL, 0, NULL, 0, "How long:", 2},
     {"steps", KEY_STEPS, "N", 0, "N steps (default: 100); where the text has too few windows, they come again", 2},
     {"batch", KEY_BATCH, "N", 0, "of N windows that go through the model together (default: 8)", 2},
-    {"context", KEY_CONTEXT, "N", 0, "of N tokens (default: 256)", 2},
+    {"context", KEY_CONTEXT, "N", 0, "of N tokens (default: 256, or the model's maximum if that is smaller)",
+     2},
     {"accumulate", KEY_ACCUMULATE, "N", 0, "N such batches to a step (default: 1)", 2},
     {NULL, 0, NULL, 0, "The optimizer, AdamW:", 3},
     {"lr", KEY_RATE, "RATE", 0, "the highest learning rate (default: 0.001)", 3},
@@ -126,7 +129,7 @@ static error_t parse_training(int key, const char *value)
     case KEY_STEPS:
         return t->steps = option_int("--steps", value, 1, 1 << 30), 0;
     case KEY_RATE:
-        return t->rate = option_real("--lr", value, 0, 1e3), 0;
+        return t->rate = option_real("--lr", value, 0, 1e30), 0;
     case KEY_SCHEDULE:
         return t->schedule = (enum schedule)option_word("--schedule", value, schedule_names), 0;
     case KEY_WARMUP:
@@ -183,8 +186,8 @@ static const struct program program = {
                "output, with what was trained in place of what it was; all else is as it came. The embedding, and a "
                "head that is the embedding, are never trained.",
     .example = "  mpo-decompose model --chi 8 -o cut.tns\n"
-               "  echo 'Once upon a time, there was a little girl named Lily. She liked to play.' > text\n"
-               "  heal cut.tns text --teacher model --steps 3 --warmup 1 --batch 2 --context 8 | assemble -o healed",
+               "  echo 'Once upon a time, there was a girl named Lily.' > text\n"
+               "  heal cut.tns text --teacher model --steps 3 --context 8 -o healed.tns",
     .table = table,
     .parse = parse,
     .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_SEED | OPTION_MATCH | OPTION_DEVICE,
@@ -209,12 +212,15 @@ static int load(struct network *network, const char *path, const struct device *
 {
     struct loader loader;
     struct calibration_text_options text = {
-        .sequences = options.training.steps * options.batch * options.accumulate, .context = options.context,
-        .drawn = true, .seed = common_options.seed};
+        .sequences = options.training.steps * options.batch * options.accumulate, .drawn = true,
+        .seed = common_options.seed};
     int rc = loader_open(&loader, path, device, ACTIVATIONS_F32);
 
     if (rc)
         return rc;
+    if (!options.context)
+        options.context = least(CONTEXT_HEAL, loader.config.max_position);
+    text.context = options.context;
     if (selection) {             /* the student, whose tokenizer reads the text */
         loader.train = selection_classes;
         loader.train_context = selection;

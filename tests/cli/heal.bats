@@ -1,0 +1,119 @@
+#!/usr/bin/env bats
+# heal: losses of small models as PyTorch has them, what it writes, and what it refuses.
+
+load shared
+
+setup_file() {
+    mkdir "$BATS_FILE_TMPDIR/llama"
+    cd "$BATS_FILE_TMPDIR/llama"
+    bash "$TOP/tests/tools/heal_models.sh" llama kl
+}
+
+setup() {
+    cd "$BATS_TEST_TMPDIR"
+    made=$BATS_FILE_TMPDIR/llama
+}
+
+# Losses and more of a log against numbers: worst relative difference at most BOUND.
+losses() {
+    "$PYTHON" -c 'import json, sys
+bound, log, expected = float(sys.argv[1]), [json.loads(line) for line in open(sys.argv[2])], sys.argv[3:]
+worst = max(abs(line["loss"] / float(loss) - 1) for line, loss in zip(log, expected))
+print(f"{len(log)} losses off by {worst}")
+assert len(log) == len(expected) and worst <= bound' "$@"
+}
+
+log_losses() {
+    "$PYTHON" -c 'import json, sys; print(*(json.loads(line)["loss"] for line in open(sys.argv[1])))' "$1"
+}
+
+# Made by tests/oracles/heal_oracle.py --print with torch 2.15.0, transformers 5.24.0 in double precision.
+llama='0.526896 0.403474 0.311787 0.288667 0.272503 0.250151 0.239163 0.226227 0.211132 0.199592 0.191179 0.182485 0.174482 0.168505 0.163619 0.159373 0.156184 0.154037 0.152695 0.152023'
+granite='1.869311 1.868762 1.867480 1.865131 1.862481 1.859912 1.857646 1.855686 1.853971 1.852469 1.851167 1.850052 1.849112 1.848337 1.847719 1.847247 1.846906 1.846681 1.846551 1.846491'
+qwen3='6.921103 6.595913 6.094181 5.674534 5.417806 5.204942 4.978244 4.786538 4.678443 4.562561 4.426860 4.309435 4.229038 4.136653 4.056234 4.004838 3.958436 3.927329 3.909775 3.901318'
+
+@test "20 steps of llama, distilled, have PyTorch's losses" {
+    losses 1e-4 "$made/log" $llama
+}
+
+@test "20 steps of granite, distilled and on the text, have PyTorch's losses" {
+    bash "$TOP/tests/tools/heal_models.sh" granite mix
+    losses 1e-4 log $granite
+}
+
+@test "20 steps of qwen3 on the text have PyTorch's losses" {
+    bash "$TOP/tests/tools/heal_models.sh" qwen3 ce
+    losses 1e-4 log $qwen3
+}
+
+# One step from the healed model costs what the last one did: scales and 8-bit cores were rounded since.
+@test "what was learnt is in the model, and nothing else changed" {
+    heal -q "$made/healed.tns" "$made/text" --teacher "$made/dense" --steps 1 --batch 3 --context 16 --log log -o again.tns
+    losses 0.02 log 0.152
+    tensor-diff --tolerance 1 "$made/cut.tns" "$made/healed.tns" >diff
+    for kept in embed_tokens lm_head 0.self_attn.o_proj 2.self_attn.v_proj; do
+        [ "$(grep -c "$kept.*error" diff)" -eq 0 ]
+    done
+    for changed in model.norm 0.input_layernorm 2.self_attn.o_proj 1.mlp.gate_proj 1.mlp.down_proj 1.mlp.up_proj; do
+        grep "$changed.*error" diff
+    done
+    for model in cut healed; do
+        tensor-info --summary "$made/$model.tns" | grep -o '[0-9]* bytes of payload' >$model.bytes
+    done
+    cmp cut.bytes healed.bytes
+    tensor-info "$made/healed.tns" | grep 'made by heal.*"loss":"kl"'
+}
+
+@test "any number of threads, and any memory, give the same bytes" {
+    for way in '--threads 1' '--threads 3' '--memory 0' '--memory 100K'; do
+        heal -q "$made/cut.tns" "$made/text" --teacher "$made/dense" --steps 2 --batch 3 --context 16 $way -o out.tns
+        cmp out.tns first.tns 2>/dev/null || [ ! -e first.tns ]
+        cp out.tns first.tns
+    done
+}
+
+@test "batches in parts give the same losses" {
+    heal -q "$made/cut.tns" "$made/text" --teacher "$made/dense" --steps 20 --batch 1 --accumulate 3 --context 16 --lr 0.003 \
+        --warmup 3 --log log -o out.tns
+    losses 1e-5 log $(log_losses "$made/log")
+}
+
+@test "classes and names choose what is trained" {
+    heal -q "$made/cut.tns" "$made/text" --train norms -m 'model.layers.1.*' --steps 1 --batch 1 --context 16 -o out.tns
+    tensor-diff --tolerance 1 "$made/cut.tns" out.tns | grep '  error' >diff
+    [ "$(cut -d' ' -f1 diff | sort | xargs)" = \
+        "model.layers.1.input_layernorm.weight model.layers.1.post_attention_layernorm.weight" ]
+    heal -q "$made/cut.tns" "$made/text" --train matrices --steps 1 --batch 1 --context 16 -o out.tns
+    tensor-diff --tolerance 1 "$made/cut.tns" out.tns | grep '  error' >diff
+    [ "$(cut -d' ' -f1 diff | sort | xargs)" = "lm_head.weight model.layers.0.self_attn.o_proj.weight \
+model.layers.1.self_attn.v_proj.weight model.layers.2.self_attn.v_proj.weight" ]
+}
+
+@test "trained cores are stored in the dtype asked for" {
+    heal -q "$made/cut.tns" "$made/text" --train cores --steps 1 --batch 1 --context 16 --dtype bf16 -o out.tns
+    tensor-info out.tns | grep '0.mlp.down_proj.weight .* bf16 1x32x1x9 bf16 9x1x48x1'
+    tensor-info out.tns | grep '2.self_attn.o_proj.weight .* q2-16-none 1x32x32x1 + bf16 1x32x1x5 bf16 5x1x32x1'
+    tensor-info out.tns | grep '0.mlp.up_proj.weight .* q4-16-min 48x32'
+    heal -q "$made/cut.tns" "$made/text" --train cores --steps 1 --batch 1 --context 16 -o out.tns
+    tensor-info out.tns | grep '2.self_attn.o_proj.weight .* + q8-16-none 1x32x1x5 q8-16-none 5x1x32x1'
+}
+
+@test "a loss that isn't finite stops it, and leaves nothing" {
+    refuses 65 'the loss is' heal -q "$made/cut.tns" "$made/text" --steps 50 --batch 3 --context 16 --lr 1e30 --warmup 0 \
+        --clip 0 --schedule constant --train cores,norms,scales -o out.tns
+    [ ! -e out.tns ]
+}
+
+@test "what makes no sense is refused" {
+    refuses 64 'heal MODEL DATA' heal "$made/cut.tns"
+    refuses 64 '--loss kl needs --teacher' heal "$made/cut.tns" "$made/text" --loss kl
+    refuses 64 'no use for --teacher' heal "$made/cut.tns" "$made/text" --loss ce --teacher "$made/dense"
+    refuses 64 '--mix needs --loss mix' heal "$made/cut.tns" "$made/text" --mix 0.5
+    refuses 64 "'cors' is not one of" heal "$made/cut.tns" "$made/text" --train cors
+    refuses 64 'is not two numbers' heal "$made/cut.tns" "$made/text" --betas 0.9
+    refuses 64 'nothing to train' heal -q "$made/cut.tns" "$made/text" -m nothing --context 16 --batch 1 --steps 1
+    refuses 66 'nowhere' heal "$made/cut.tns" nowhere
+    refuses 64 'read twice' heal - "$made/text"
+    "$PYTHON" "$TOP/tests/tools/random_model.py" other
+    refuses 65 'vocabulary' heal -q "$made/cut.tns" "$made/text" --context 16 --batch 1 --steps 1 --teacher other
+}
