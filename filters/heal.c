@@ -250,6 +250,7 @@ static int write_log(struct job *job, const struct stepped *s)
     json_put(line, "gradient_norm", json_make_number(s->norm));
     json_put(line, "learning_rate", json_make_number(s->rate));
     json_put(line, "counted_tokens", json_make_int(s->counted));
+    json_put(line, "seconds", json_make_number(clock_seconds() - job->start));
     text = json_write(line, 0);
     rc = output_write(&job->log, text, strlen(text));
     rc = rc ? rc : output_write(&job->log, "\n", 1);

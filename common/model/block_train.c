@@ -198,107 +198,126 @@ void block_keep(struct forward *forward, const struct block *block, int64_t laye
     add_projection(forward, parts.down, block->down_bias, s.product, n, k.down, s.hidden, k.middle, y);
 }
 
-/* What comes back through a projection that add_projection() added: residual_multiplier * dx, in w->y. */
-static void scale_back(const struct forward *forward, struct application *w, float *dx, float *scaled, int64_t n)
-{
-    int64_t d_model = forward->config->d_model;
-    double factor = forward->config->residual_multiplier;
+/* Rows on their way back through a block. */
+struct returning {
+    const struct forward *forward;
+    const struct block *block;
+    const struct block_gradients *gradients;
+    int64_t layer, n;
+    const struct span *span;
+    int n_span;
+    struct parts parts;
+    struct kept kept;
+    struct scratch scratch;
+    const float *x;
+    float *dx;                   /* of what left the block, then of what entered it */
+};
 
-    w->y = dx;
+/* What comes back through a projection that add_projection() added: residual_multiplier * dx, in w->y. */
+static void scale_back(const struct returning *r, struct application *w)
+{
+    const struct device *device = r->forward->device;
+    int64_t d_model = r->forward->config->d_model;
+    double factor = r->forward->config->residual_multiplier;
+
+    w->y = r->dx;
     if (factor == 1)
         return;
-    forward->device->copy(scaled, d_model, dx, d_model, n, d_model);
-    forward->device->scale(scaled, (float)factor, n * d_model);
-    w->y = scaled;
+    device->copy(r->scratch.scaled, d_model, r->dx, d_model, r->n, d_model);
+    device->scale(r->scratch.scaled, (float)factor, r->n * d_model);
+    w->y = r->scratch.scaled;
 }
 
-/* dx += what comes back through the feed-forward half; its x is k->middle. */
-static void feed_back(const struct forward *forward, const struct block *block, const struct block_gradients *gradients,
-                      const struct kept *k, const struct scratch *s, float *dx, int64_t n)
+/* dx += what comes back through a norm over d_model of these x, from scratch.dhidden. */
+static void norm_back(const struct returning *r, const float *x, const float *weight, float *dweight)
 {
-    const struct device *device = forward->device;
-    const struct config *c = forward->config;
-    struct parts parts = parts_of(c, block);
+    const struct config *c = r->forward->config;
 
-    scale_back(forward, parts.down, dx, s->scaled, n);
-    make_product(forward, k, s->product, n);
-    apply_back(parts.down, 1, s->product, c->d_ff, n, k->down, s->dproduct, false);
-    device->silu_multiply_back(k->gate, k->up, s->dproduct, n * c->d_ff);
-    device->rms_norm(s->hidden, k->middle, c->d_model, block->post_norm, n, c->d_model, c->norm_epsilon);
-    parts.gate_up[0].y = k->gate;
-    parts.gate_up[1].y = k->up;
-    apply_back(parts.gate_up, 2, s->hidden, c->d_model, n, k->gate_up, s->dhidden, false);
-    device->rms_norm_back(dx, true, gradients->post_norm, s->dhidden, k->middle, c->d_model, block->post_norm, n,
-                          c->d_model, c->norm_epsilon);
+    r->forward->device->rms_norm_back(r->dx, true, dweight, r->scratch.dhidden, x, c->d_model, weight, r->n,
+                                      c->d_model, c->norm_epsilon);
 }
 
-static void attend_all_back(const struct forward *forward, int64_t layer, const struct span *span, int n_span,
-                            const struct kept *k, const struct scratch *s)
+static void feed_back(struct returning *r)
 {
-    const struct config *c = forward->config;
+    const struct device *device = r->forward->device;
+    const struct config *c = r->forward->config;
+    const struct kept *k = &r->kept;
+    const struct scratch *s = &r->scratch;
+
+    scale_back(r, r->parts.down);
+    make_product(r->forward, k, s->product, r->n);
+    apply_back(r->parts.down, 1, s->product, c->d_ff, r->n, k->down, s->dproduct, false);
+    device->silu_multiply_back(k->gate, k->up, s->dproduct, r->n * c->d_ff);
+    device->rms_norm(s->hidden, k->middle, c->d_model, r->block->post_norm, r->n, c->d_model, c->norm_epsilon);
+    r->parts.gate_up[0].y = k->gate;
+    r->parts.gate_up[1].y = k->up;
+    apply_back(r->parts.gate_up, 2, s->hidden, c->d_model, r->n, k->gate_up, s->dhidden, false);
+    norm_back(r, k->middle, r->block->post_norm, r->gradients->post_norm);
+}
+
+static void attend_all_back(const struct returning *r)
+{
+    const struct config *c = r->forward->config;
+    const struct scratch *s = &r->scratch;
     int64_t queries = c->n_head * c->head_dim, keys = c->n_kv_head * c->head_dim;
-    struct attention *attention = xmallocarray((size_t)n_span, sizeof *attention);
-    struct attention_back *back = xmallocarray((size_t)n_span, sizeof *back);
+    struct attention *attention = xmallocarray((size_t)r->n_span, sizeof *attention);
+    struct attention_back *back = xmallocarray((size_t)r->n_span, sizeof *back);
 
-    for (int i = 0; i < n_span; i++) {
-        int64_t first = span[i].first;
+    for (int i = 0; i < r->n_span; i++) {
+        int64_t first = r->span[i].first;
 
-        attention[i] = attention_of(forward, &span[i], layer, k);
+        attention[i] = attention_of(r->forward, &r->span[i], r->layer, &r->kept);
         back[i] = (struct attention_back){&attention[i], s->dmixed + first * queries, s->dq + first * queries,
                                           s->dk + first * keys, s->dv + first * keys};
     }
-    forward->device->attend_back(back, n_span);
+    r->forward->device->attend_back(back, r->n_span);
     free(attention);
     free(back);
 }
 
-static void norm_heads_back(const struct forward *forward, float *dx, float *dweight, const float *raw,
-                            const float *weight, int64_t rows)
+/* Queries or keys before their turn, and before their norm where they have one. */
+static void heads_back(const struct returning *r, float *dx, const float *raw, const float *weight, float *dweight,
+                       int64_t heads)
 {
-    const struct config *c = forward->config;
+    const struct forward *f = r->forward;
+    const struct config *c = f->config;
 
+    f->device->rope(dx, heads * c->head_dim, r->n, heads, c->head_dim, f->position, f->cosine, f->back_sine);
     if (weight)
-        forward->device->rms_norm_back(dx, false, dweight, dx, raw, c->head_dim, weight, rows, c->head_dim,
-                                       c->norm_epsilon);
+        f->device->rms_norm_back(dx, false, dweight, dx, raw, c->head_dim, weight, r->n * heads, c->head_dim,
+                                 c->norm_epsilon);
 }
 
-/* dx += what comes back through attention. */
-static void attention_back(const struct forward *forward, const struct block *block,
-                           const struct block_gradients *gradients, int64_t layer, const struct span *span, int n_span,
-                           const struct kept *k, const struct scratch *s, const float *x, float *dx, int64_t n)
+static void attention_back(struct returning *r)
 {
-    const struct device *device = forward->device;
-    const struct config *c = forward->config;
-    int64_t queries = c->n_head * c->head_dim, keys = c->n_kv_head * c->head_dim;
-    struct parts parts = parts_of(c, block);
+    const struct config *c = r->forward->config;
+    const struct scratch *s = &r->scratch;
 
-    scale_back(forward, parts.o, dx, s->scaled, n);
-    apply_back(parts.o, 1, k->mixed, queries, n, k->o, s->dmixed, false);
-    attend_all_back(forward, layer, span, n_span, k, s);
-    device->rope(s->dq, queries, n, c->n_head, c->head_dim, forward->position, forward->cosine, forward->back_sine);
-    device->rope(s->dk, keys, n, c->n_kv_head, c->head_dim, forward->position, forward->cosine, forward->back_sine);
-    norm_heads_back(forward, s->dq, gradients->q_norm, k->raw_q, block->q_norm, n * c->n_head);
-    norm_heads_back(forward, s->dk, gradients->k_norm, k->raw_k, block->k_norm, n * c->n_kv_head);
-    device->rms_norm(s->hidden, x, c->d_model, block->input_norm, n, c->d_model, c->norm_epsilon);
-    parts.qkv[0].y = s->dq;
-    parts.qkv[1].y = s->dk;
-    parts.qkv[2].y = s->dv;
-    apply_back(parts.qkv, 3, s->hidden, c->d_model, n, k->qkv, s->dhidden, false);
-    device->rms_norm_back(dx, true, gradients->input_norm, s->dhidden, x, c->d_model, block->input_norm, n, c->d_model,
-                          c->norm_epsilon);
+    scale_back(r, r->parts.o);
+    apply_back(r->parts.o, 1, r->kept.mixed, c->n_head * c->head_dim, r->n, r->kept.o, s->dmixed, false);
+    attend_all_back(r);
+    heads_back(r, s->dq, r->kept.raw_q, r->block->q_norm, r->gradients->q_norm, c->n_head);
+    heads_back(r, s->dk, r->kept.raw_k, r->block->k_norm, r->gradients->k_norm, c->n_kv_head);
+    r->forward->device->rms_norm(s->hidden, r->x, c->d_model, r->block->input_norm, r->n, c->d_model,
+                                 c->norm_epsilon);
+    r->parts.qkv[0].y = s->dq;
+    r->parts.qkv[1].y = s->dk;
+    r->parts.qkv[2].y = s->dv;
+    apply_back(r->parts.qkv, 3, s->hidden, c->d_model, r->n, r->kept.qkv, s->dhidden, false);
+    norm_back(r, r->x, r->block->input_norm, r->gradients->input_norm);
 }
 
 void block_back(struct forward *forward, const struct block *block, const struct block_gradients *gradients,
                 int64_t layer, const struct span *span, int n_span, const float *x, float *dx, int64_t n, float *kept)
 {
     const struct config *c = forward->config;
-    struct scratch s;
-    struct kept k;
+    struct returning r = {.forward = forward, .block = block, .gradients = gradients, .layer = layer, .n = n,
+                          .span = span, .n_span = n_span, .parts = parts_of(c, block), .x = x, .dx = dx};
 
-    lay_out(c, block, n, kept, &k);
-    forward_ensure(forward, lay_scratch(c, n, true, NULL, &s));
-    lay_scratch(c, n, true, forward->work, &s);
+    lay_out(c, block, n, kept, &r.kept);
+    forward_ensure(forward, lay_scratch(c, n, true, NULL, &r.scratch));
+    lay_scratch(c, n, true, forward->work, &r.scratch);
     forward_place(forward, span, n_span, n);
-    feed_back(forward, block, gradients, &k, &s, dx, n);
-    attention_back(forward, block, gradients, layer, span, n_span, &k, &s, x, dx, n);
+    feed_back(&r);
+    attention_back(&r);
 }
