@@ -5,19 +5,19 @@ load shared
 
 setup_file() {
     mkdir "$BATS_FILE_TMPDIR/llama"
-    cd "$BATS_FILE_TMPDIR/llama"
+    cd "$BATS_FILE_TMPDIR/llama" || exit 1
     bash "$TOP/tests/tools/heal_models.sh" llama kl
 }
 
 setup() {
-    cd "$BATS_TEST_TMPDIR"
+    cd "$BATS_TEST_TMPDIR" || exit 1
     made=$BATS_FILE_TMPDIR/llama
 }
 
-# Losses and more of a log against numbers: worst relative difference at most BOUND.
+# The losses of a log against numbers: the worst relative difference at most BOUND.
 losses() {
     "$PYTHON" -c 'import json, sys
-bound, log, expected = float(sys.argv[1]), [json.loads(line) for line in open(sys.argv[2])], sys.argv[3:]
+bound, log, expected = float(sys.argv[1]), [json.loads(line) for line in open(sys.argv[2])], sys.argv[3].split()
 worst = max(abs(line["loss"] / float(loss) - 1) for line, loss in zip(log, expected))
 print(f"{len(log)} losses off by {worst}")
 assert len(log) == len(expected) and worst <= bound' "$@"
@@ -33,29 +33,29 @@ granite='1.869311 1.868762 1.867480 1.865131 1.862481 1.859912 1.857646 1.855686
 qwen3='6.921103 6.595913 6.094181 5.674534 5.417806 5.204942 4.978244 4.786538 4.678443 4.562561 4.426860 4.309435 4.229038 4.136653 4.056234 4.004838 3.958436 3.927329 3.909775 3.901318'
 
 @test "20 steps of llama, distilled, have PyTorch's losses" {
-    losses 1e-4 "$made/log" $llama
+    losses 1e-4 "$made/log" "$llama"
 }
 
 @test "20 steps of granite, distilled and on the text, have PyTorch's losses" {
     bash "$TOP/tests/tools/heal_models.sh" granite mix
-    losses 1e-4 log $granite
+    losses 1e-4 log "$granite"
 }
 
 @test "20 steps of qwen3 on the text have PyTorch's losses" {
     bash "$TOP/tests/tools/heal_models.sh" qwen3 ce
-    losses 1e-4 log $qwen3
+    losses 1e-4 log "$qwen3"
 }
 
 # One step from the healed model costs what the last one did: scales and 8-bit cores were rounded since.
 @test "what was learnt is in the model, and nothing else changed" {
     heal -q "$made/healed.tns" "$made/text" --teacher "$made/dense" --steps 1 --batch 3 --context 16 --log log -o again.tns
     losses 0.02 log 0.152
-    tensor-diff --tolerance 1 "$made/cut.tns" "$made/healed.tns" >diff
+    tensor-diff --tolerance 1 "$made/cut.tns" "$made/healed.tns" >differences
     for kept in embed_tokens lm_head 0.self_attn.o_proj 2.self_attn.v_proj; do
         [ "$(grep -c "$kept.*error" diff)" -eq 0 ]
     done
     for changed in model.norm 0.input_layernorm 2.self_attn.o_proj 1.mlp.gate_proj 1.mlp.down_proj 1.mlp.up_proj; do
-        grep "$changed.*error" diff
+        grep "$changed.*error" differences
     done
     for model in cut healed; do
         tensor-info --summary "$made/$model.tns" | grep -o '[0-9]* bytes of payload' >$model.bytes
@@ -66,7 +66,7 @@ qwen3='6.921103 6.595913 6.094181 5.674534 5.417806 5.204942 4.978244 4.786538 4
 
 @test "any number of threads, and any memory, give the same bytes" {
     for way in '--threads 1' '--threads 3' '--memory 0' '--memory 100K'; do
-        heal -q "$made/cut.tns" "$made/text" --teacher "$made/dense" --steps 2 --batch 3 --context 16 $way -o out.tns
+        heal -q "$made/cut.tns" "$made/text" --teacher "$made/dense" --steps 2 --batch 3 --context 16 "${way% *}" "${way#* }" -o out.tns
         cmp out.tns first.tns 2>/dev/null || [ ! -e first.tns ]
         cp out.tns first.tns
     done
@@ -75,17 +75,17 @@ qwen3='6.921103 6.595913 6.094181 5.674534 5.417806 5.204942 4.978244 4.786538 4
 @test "batches in parts give the same losses" {
     heal -q "$made/cut.tns" "$made/text" --teacher "$made/dense" --steps 20 --batch 1 --accumulate 3 --context 16 --lr 0.003 \
         --warmup 3 --log log -o out.tns
-    losses 1e-5 log $(log_losses "$made/log")
+    losses 1e-5 log "$(log_losses "$made/log")"
 }
 
 @test "classes and names choose what is trained" {
     heal -q "$made/cut.tns" "$made/text" --train norms -m 'model.layers.1.*' --steps 1 --batch 1 --context 16 -o out.tns
-    tensor-diff --tolerance 1 "$made/cut.tns" out.tns | grep '  error' >diff
-    [ "$(cut -d' ' -f1 diff | sort | xargs)" = \
+    tensor-diff --tolerance 1 "$made/cut.tns" out.tns | grep '  error' >differences
+    [ "$(cut -d' ' -f1 differences | sort | xargs)" = \
         "model.layers.1.input_layernorm.weight model.layers.1.post_attention_layernorm.weight" ]
     heal -q "$made/cut.tns" "$made/text" --train matrices --steps 1 --batch 1 --context 16 -o out.tns
-    tensor-diff --tolerance 1 "$made/cut.tns" out.tns | grep '  error' >diff
-    [ "$(cut -d' ' -f1 diff | sort | xargs)" = "lm_head.weight model.layers.0.self_attn.o_proj.weight \
+    tensor-diff --tolerance 1 "$made/cut.tns" out.tns | grep '  error' >differences
+    [ "$(cut -d' ' -f1 differences | sort | xargs)" = "lm_head.weight model.layers.0.self_attn.o_proj.weight \
 model.layers.1.self_attn.v_proj.weight model.layers.2.self_attn.v_proj.weight" ]
 }
 

@@ -278,9 +278,9 @@ static double loss_value(const struct objective *objective, const double *x)
     double sum = 0;
 
     for (int64_t i = 0; i < c->n; i++, x += c->d) {
-        double lse = 0;
+        double lse = exp(x[0]);
 
-        for (int64_t j = 0; j < c->d; j++)
+        for (int64_t j = 1; j < c->d; j++)
             lse += exp(x[j]);
         lse = log(lse);
         sum += (double)r->cross[i] * (lse - x[r->target[i]]);
