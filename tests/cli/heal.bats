@@ -52,7 +52,7 @@ qwen3='6.921103 6.595913 6.094181 5.674534 5.417806 5.204942 4.978244 4.786538 4
     losses 0.02 log 0.152
     tensor-diff --tolerance 1 "$made/cut.tns" "$made/healed.tns" >differences
     for kept in embed_tokens lm_head 0.self_attn.o_proj 2.self_attn.v_proj; do
-        [ "$(grep -c "$kept.*error" diff)" -eq 0 ]
+        [ "$(grep -c "$kept.*error" differences)" -eq 0 ]
     done
     for changed in model.norm 0.input_layernorm 2.self_attn.o_proj 1.mlp.gate_proj 1.mlp.down_proj 1.mlp.up_proj; do
         grep "$changed.*error" differences
