@@ -182,8 +182,8 @@ static const struct program program = {
     .operands = "MODEL DATA",
     .purpose = "Train what was cut of a model, on a text, to be like the dense model again.",
     .details = "MODEL is a directory, a GGUF file or a stream; DATA a text, or JSON lines as calibrate reads them, '-' "
-               "for standard input, of which windows are drawn by --seed. A tensor stream of the model goes to standard "
-               "output, with what was trained in place of what it was; all else is as it came. The embedding, and a "
+               "for standard input, of which windows are drawn by --seed. A tensor stream of the model goes to "
+               "standard output, with what was trained in place of what it was; all else is as it came. The embedding, and a "
                "head that is the embedding, are never trained.",
     .example = "  mpo-decompose model --chi 8 -o cut.tns\n"
                "  echo 'Once upon a time, there was a girl named Lily.' > text\n"
@@ -326,7 +326,8 @@ static int prepare(struct job *job)
         || (rc = parameters_open(&job->parameters, &job->student, &job->selection)))
         return rc;
     inform("%lld numbers are trained: %lld of cores, %lld of matrices, %lld scales, %lld of norms",
-           (long long)parameters_count(&job->parameters, ~0u), (long long)parameters_count(&job->parameters, TRAIN_CORES),
+           (long long)parameters_count(&job->parameters, ~0u),
+           (long long)parameters_count(&job->parameters, TRAIN_CORES),
            (long long)parameters_count(&job->parameters, TRAIN_MATRICES),
            (long long)parameters_count(&job->parameters, TRAIN_SCALES),
            (long long)parameters_count(&job->parameters, TRAIN_NORMS));

@@ -326,7 +326,8 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
 }
 
 const struct device device_reference = {
-    .name = "reference", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy, .clear = clear,
+    .name = "reference", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
+    .clear = clear,
     .place = place, .displace = displace, .multiply = multiply, .gather = gather, .gemm = gemm, .permute = permute,
     .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = attend, .silu_multiply = silu_multiply,
     .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale, .log_sum_exp = log_sum_exp,

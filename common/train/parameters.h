@@ -1,5 +1,5 @@
-/* parameters.h - what is trained of a model: its numbers by name and class, their gradients, and AdamW's moments. All on
- * the model's device, in float32. */
+/* parameters.h - what is trained of a model: its numbers by name and class, their gradients, and AdamW's moments. All
+ * on the model's device, in float32. */
 #ifndef TRAIN_PARAMETERS_H
 #define TRAIN_PARAMETERS_H
 
@@ -45,8 +45,8 @@ struct parameters {
     bool full[62];
 };
 
-/* Lists what is trained of a network that was loaded with this selection, and binds the gradients, all zero. The network
- * must outlive it. EX_USAGE after a message where that is nothing. */
+/* Lists what is trained of a network that was loaded with this selection, and binds the gradients, all zero. The
+ * network must outlive it. EX_USAGE after a message where that is nothing. */
 int parameters_open(struct parameters *parameters, struct network *network, const struct selection *selection);
 void parameters_close(struct parameters *parameters);
 

@@ -2,8 +2,8 @@
  *
  *     heal_dump DEVICE MODEL TEACHER IDS OUT LOSS MEMORY      TEACHER "-" for LOSS ce; LOSS ce, kl or mix (of 0.3)
  *
- * IDS is a text file, a line of token ids for each sequence. Prints the loss; OUT gets for each parameter a line of JSON
- * (name, term, site, which, class, count), then its values and its gradient, undivided, f32. */
+ * IDS is a text file, a line of token ids for each sequence. Prints the loss; OUT gets for each parameter a line of
+ * JSON (name, term, site, which, class, count), then its values and its gradient, undivided, f32. */
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/options.h"

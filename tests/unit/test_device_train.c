@@ -1,5 +1,5 @@
-/* test_device_train.c - products backwards: the definition against finite differences in double, the fast device against
- * the definition, with every set of kernels that this processor runs. */
+/* test_device_train.c - products backwards: the definition against finite differences in double, the fast device
+ * against the definition, with every set of kernels that this processor runs. */
 #include "device_train.h"
 
 #include <stdio.h>
