@@ -183,8 +183,8 @@ static const struct program program = {
     .purpose = "Train what was cut of a model, on a text, to be like the dense model again.",
     .details = "MODEL is a directory, a GGUF file or a stream; DATA a text, or JSON lines as calibrate reads them, '-' "
                "for standard input, of which windows are drawn by --seed. A tensor stream of the model goes to "
-               "standard output, with what was trained in place of what it was; all else is as it came. The embedding, and a "
-               "head that is the embedding, are never trained.",
+               "standard output, with what was trained in place of what it was; all else is as it came. The "
+               "embedding, and a head that is the embedding, are never trained.",
     .example = "  mpo-decompose model --chi 8 -o cut.tns\n"
                "  echo 'Once upon a time, there was a girl named Lily.' > text\n"
                "  heal cut.tns text --teacher model --steps 3 --context 8 -o healed.tns",

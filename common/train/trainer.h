@@ -1,7 +1,8 @@
 /* trainer.h - trains a model on batches of whole sequences: forwards and backwards, losses, steps of AdamW.
  *
  * A step is the sum over its micro-batches, divided by the number of tokens that count, of all of them. Blocks come
- * back from their inputs: what a block keeps besides is made again, but for as many of the last blocks as fit into `memory`.
+ * back from their inputs: what a block keeps besides is made again, but for as many of the last blocks as fit into
+ * `memory`.
  * Losses of whole vocabularies are computed in chunks of rows: no logits of a whole batch are ever there. */
 #ifndef TRAIN_TRAINER_H
 #define TRAIN_TRAINER_H

@@ -1,5 +1,6 @@
 /* test_device_train_rows.c - operations on rows, attention and losses backwards, and AdamW: the definition against
- * finite differences in double, the fast device against the definition, with every set of kernels that this processor runs. */
+ * finite differences in double, the fast device against the definition, with every set of kernels that this processor
+ * runs. */
 #include "device_train.h"
 
 struct rows_case {
