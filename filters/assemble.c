@@ -210,7 +210,7 @@ static bool becomes_dense(const struct job *job, const struct record *record)
 {
     if (!options.dense || (record->kind != RECORD_TENSOR && record->kind != RECORD_CORE))
         return false;
-    return record->kind == RECORD_CORE || record->dtype.kind == DTYPE_GROUP
+    return record->kind == RECORD_CORE || dtype_is_packed(record->dtype)
         || (options.dtype >= 0 && dtype_is_real(record->dtype) && !dtype_same(record->dtype, job->config.dtype));
 }
 

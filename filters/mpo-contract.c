@@ -39,7 +39,7 @@ static const struct program program = {
 static bool wants(void *context, const struct record *record)
 {
     (void)context;
-    return (record->kind == RECORD_CORE || record->dtype.kind == DTYPE_GROUP)
+    return (record->kind == RECORD_CORE || dtype_is_packed(record->dtype))
         && globs_match(&common_options.match, record->name);
 }
 

@@ -60,11 +60,13 @@ static void print_text(const struct summary *summary)
 {
     for (size_t i = 0; i < summary->n_weight && !options.summary; i++) {
         const struct weight *w = &summary->weight[i];
+        struct text turns = {0};
 
-        printf("%-56s %12lld B  %s", w->name, (long long)w->bytes, w->description);
-        if (w->input.block)
-            printf(" after hadamard %lld", (long long)w->input.block);
-        printf("%s%s\n", w->stored[0] ? "  from " : "", w->stored);
+        transform_print(w->input, " after ", &turns);
+        transform_print(w->output, " before ", &turns);
+        printf("%-56s %12lld B  %s%s%s%s\n", w->name, (long long)w->bytes, w->description, turns.data ? turns.data : "",
+               w->stored[0] ? "  from " : "", w->stored);
+        text_free(&turns);
     }
     for (size_t i = 0; i < json_count(summary->history) && !options.summary; i++) {
         struct json *entry = json_item(summary->history, i);

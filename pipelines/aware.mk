@@ -2,6 +2,7 @@
 #
 #   dense/moments   second moments of what each layer sees in the model as it came; of a stage of progressive, in that stage
 #   dense/*.jsonl   error curves with these moments: what each setting would cost and lose
+#   dense/sensitivity   how far the model's output moves when one matrix alone is rounded to 2 bits
 #   budget.plan     one setting for each matrix, chosen by `allot` under the budget of the sentence
 #   states-NN       hidden states that enter block NN: there while pipelines/aware-block goes from block to block
 #
@@ -19,9 +20,14 @@ CALIBRATION_CONTEXT := 1024
 #: what budgets choose from: budgets of mpo-decompose
 CUT_CURVES := --keep .2,.3,.4,.5,.6,.7,.8,.9
 #: and settings of quantize
-PACK_CURVES := --bits 2,3,4 --group 64 --scale-bits 6 --rotate=0,64
+PACK_CURVES := --bits 2,3,4 --group 64,128 --scale-bits 6 --rotate=0,64
+#: what budgets weigh errors by: the sensitivity of each matrix, block or kind; empty: all alike, as large models always have it
+SENSITIVITY := matrix
+#: tokens of the calibration text that it is measured on
+SENSITIVITY_TOKENS := 1024
 
 $(if $(filter $(AWARE),dense sequential cross),,$(error AWARE is '$(AWARE)', expected dense, sequential or cross))
+$(if $(filter-out matrix block kind,$(SENSITIVITY)),$(error SENSITIVITY is '$(SENSITIVITY)', expected matrix, block, kind or nothing))
 $(call safe,CALIBRATION)
 $(if $(CALIBRATION),$(if $(wildcard $(CALIBRATION)),,$(error CALIBRATION: there is no file '$(CALIBRATION)')))
 
@@ -81,6 +87,16 @@ $R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $$(c
 	$(call say,CURVES,$@)$(if $(filter rest,$(layer)),$(call RUN,$(rest_curves)),$(if $(curve_moments),$(call \
 	    RUN,$(layer_curves)),$(call RUN,$(call block,curves,$(curve_programs)),--all)))
 
+# Sensitivities: one matrix rounded at a time, so they cost as many passes over a short text as there are matrices. A killed one
+# goes on where it was, since `evaluate sensitivity` adds to what there is.
+sensitivity = evaluate sensitivity $(source) $(calibration) --bits 2 --moments $(folder)/moments --by $(SENSITIVITY) --context \
+              $(CALIBRATION_CONTEXT) --limit-tokens $(SENSITIVITY_TOKENS)
+$R/%/sensitivity.call: $$(call changed,$$@,$$(sensitivity))
+	@mkdir -p $(@D); rm -f $(@D)/sensitivity.part; echo '$(sensitivity)' > $@
+
+$R/%/sensitivity: $R/%/sensitivity.call $R/%/moments $$(calibration) $(BIN)/evaluate
+	$(call say,LOOK,$@)$(call RUN,$(sensitivity) $(alone) -o $@.part && mv $@.part $@,--all)
+
 # A budget's plan. Bits per weight are of the linear layers, bytes of everything; the embedding is packed to 8 bits in any case,
 # as quantize does, unless the budget is one of parameters.
 budget_step = $(firstword $(foreach s,$(subst -, ,$(call body,$(steps))),$(if $(filter budget.plan,$(call step,$s)),$s)))
@@ -88,13 +104,18 @@ budget = $(if $(filter p%,$(budget_step)),$(budget_step:p%=%)%,$(budget_step) $(
 embedding_too = $(if $(filter p%,$(budget_step)),, && printf "%s bits=8\n" "*embed_tokens.weight" "*lm_head.weight")
 curves = $(addprefix $R/$(model)/dense/,$(addsuffix .jsonl,$(filter-out $(if $(filter %MB %KB,$(budget_step)),,rest),$(call \
          pieces,$(model)))))
-$R/%/budget.plan: $$(curves) $(BIN)/allot
-	@mkdir -p $(@D)
-	$(call say,ALLOT,$@){ allot $(verbosity) --budget $(budget) $(filter %.jsonl,$^)$(embedding_too); } > $@.part && mv $@.part $@
+weighed_by = $(if $(large.$1),,$(SENSITIVITY:%=$R/$1/dense/sensitivity))
+weighing = $(call weighed_by,$(model))
+allot = allot --budget $(budget) $(addprefix --sensitivity ,$(weighing)) $(curves)
+$R/%/budget.call: $$(call changed,$$@,$$(allot))
+	@mkdir -p $(@D); echo '$(strip $(allot))' > $@
+
+$R/%/budget.plan: $R/%/budget.call $$(curves) $$(weighing) $(BIN)/allot
+	$(call say,ALLOT,$@){ $(allot) $(verbosity)$(embedding_too); } > $@.part && mv $@.part $@
 
 TARGETS += fetch-calibration
 #: download WikiText-2's training set, unless CALIBRATION or DATA has one
 fetch-calibration: $$(calibration)
 	@printf '  %s\n' $^
 
-.PRECIOUS: $R/%.jsonl $R/%/budget.plan $R/%/moments.call $R/%/curves.call
+.PRECIOUS: $R/%.jsonl $R/%/budget.plan $R/%/budget.call $R/%/moments.call $R/%/curves.call $R/%/sensitivity.call $R/%/sensitivity

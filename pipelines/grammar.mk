@@ -33,7 +33,9 @@ step.zint = --zero int# : behind qN: integer zero points
 step.zmin = --zero min# : behind qN: a minimum per group
 step.znone = --zero none# : behind qN: symmetric
 step.rotate = --rotate# : behind qN: matrices are turned by signs and Hadamard blocks first
-step.rN = --residual-chi $1# : behind qN: and a low-rank term of rank N for what rounding loses
+step.tN = | quantize --code trellis --rotate=full --rate $1# : trellis codes of N bits per weight, 1, 1.5, ... 4, of weights turned on both sides
+step.stateN = --state $1# : behind tN: states of N bits; more take longer and lose less
+step.rN = --residual-chi $1# : behind qN or tN: and a low-rank term of rank N for what rounding loses
 step.pN = | mpo-decompose --plan budget.plan# : N % of the parameters, dealt out where they count most
 step.N.Nbpw = $(within_budget)# : N.N bits per weight of the linear layers, dealt out
 step.N.NMB = $(within_budget)# : N.N million bytes for the whole model, dealt out
@@ -47,11 +49,15 @@ step.svd = # : last, behind cut matrices: the matrix SVD with as many parameters
 # The numbers that N can be, where it can't be just any; and the steps that an option's step must stand behind.
 numbers.qN := 2 3 4 5 6 8
 numbers.sN := 6 8
+numbers.tN := 1 1.5 2 2.5 3 3.5 4
+numbers.stateN := 8 9 10 11 12 13 14 15 16
 numbers.keepN = $(shell seq 100)
 numbers.pN = $(numbers.keepN)
 numbers.sitesN := 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16
 $(foreach s,sitesN balanced crossed matrix,$(eval behind.$s := chiN keepN))
-$(foreach s,gN sN zint zmin znone rotate rN,$(eval behind.$s := qN))
+$(foreach s,gN sN zint zmin znone rotate,$(eval behind.$s := qN))
+behind.stateN := tN
+behind.rN := qN tN
 
 # Matrices that are cut or packed already stay as they are: behind these programs, a program has nothing to do but what they
 # left over, and the sentence would say more than was done. A plan may well leave something for the other.
@@ -68,13 +74,14 @@ STEPS := $(patsubst step.%,%,$(filter step.%,$(.VARIABLES)))
 PLANS := $(foreach p,$(patsubst pipelines/plans/%.plan,%,$(wildcard pipelines/plans/*.plan)),$(if $(findstring -,$p),,$p))
 
 # chi100 is of kind chi, its number is 100, its entry step.chiN; seed is of kind seed and has no number. 2.5bpw has its number in
-# front, with one point in it.
+# front, with one point in it, t2.5 one of a few that may have a point.
 kind = $(subst 0,,$(subst 1,,$(subst 2,,$(subst 3,,$(subst 4,,$(subst 5,,$(subst 6,,$(subst 7,,$(subst 8,,$(subst 9,,$1))))))))))
 unit = $(firstword $(foreach u,bpw MB KB,$(if $(filter %$u,$1),$u)))
 decimal = $(and $(filter .,$(call kind,$1)),$(filter-out .%,$1),$(word 2,$(subst ., ,$1)))
-number = $(if $(call unit,$1),$(1:%$(call unit,$1)=%),$(1:$(call kind,$1)%=%))
-entry = $(if $(call unit,$1),$(if $(call decimal,$(call number,$1)),N.N$(call unit,$1)),$(filter $(call kind,$1)$(if $(call \
-        number,$1),N),$(if $(filter $(call kind,$1)$(call number,$1),$1),$(STEPS))))
+rate = $(filter $(numbers.tN),$(patsubst t%,%,$(filter t%,$1)))
+number = $(or $(call rate,$1),$(if $(call unit,$1),$(1:%$(call unit,$1)=%),$(1:$(call kind,$1)%=%)))
+entry = $(if $(call rate,$1),tN,$(if $(call unit,$1),$(if $(call decimal,$(call number,$1)),N.N$(call unit,$1)),$(filter $(call kind,$1)$(if $(call \
+        number,$1),N),$(if $(filter $(call kind,$1)$(call number,$1),$1),$(STEPS)))))
 step = $(if $(call entry,$1),$(call number_checked,$1)$(call step.$(call entry,$1),$(call number,$1)),$(if $(filter $1,$(PLANS)),\
        $(call plan_step,$1),$(error unknown step '$1'; the steps are: $(sort $(STEPS) $(PLANS)))))
 number_checked = $(if $(filter 0%,$(call number,$1)),$(error step '$1': numbers begin at 1 and have no zeros in front))$(if \
@@ -204,11 +211,12 @@ runs := $(sort $(runs) $(patsubst %-svd,%,$(filter %-svd,$(runs))))
 runs := $(sort $(runs) $(patsubst %-progressive,%-progressive1,$(filter %-progressive,$(runs))) \
                $(patsubst %-progressive,%-progressive2,$(filter %-progressive,$(runs))))
 files_of_run = sentence sizes.json $(if $(call is_dense,$1),,$(addsuffix .tns,$(call pieces,$(call model_of,$1))) \
-               model/config.json files svd.plan $(if $(call has_budget,$1),budget.plan) \
+               model/config.json files svd.plan $(if $(call has_budget,$1),budget.call budget.plan) \
                $(if $(filter --shape,$(call sentence,$(call steps_of,$1))),shape.plan))
 has_budget = $(filter budget.plan,$(call sentence,$(call steps_of,$1)))
-named: $(foreach r,$(runs),$(addprefix $R/$r/,$(call files_of_run,$r)) $(if $(call has_budget,$r),$(addprefix \
-         $R/$(call model_of,$r)/dense/,$(addsuffix .jsonl,$(call pieces,$(call model_of,$r))))))
+files_of_budget = $(call weighed_by,$1) $(addprefix $R/$1/dense/,$(addsuffix .jsonl,$(call pieces,$1)))
+named: $(foreach r,$(runs),$(addprefix $R/$r/,$(call files_of_run,$r)) $(if $(call has_budget,$r),$(call \
+         files_of_budget,$(call model_of,$r))))
 # Moments may be deleted: they are missed by what needs them only.
 .SECONDARY: $(foreach r,$(sort $(runs) $(foreach r,$(runs),$(call model_of,$r)/dense)),$R/$r/moments)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -76,12 +77,59 @@ def decode_groups(dtype, shape, payload):
     return (spread(scale) * (codes - spread(point)) + spread(minimum)).reshape(shape)
 
 
+TRELLIS_FACTORS = {
+    1: (0x5567,),
+    1.5: (0x9265, 0x26E7),
+    2: (0x5687,),
+    2.5: (0xF98F, 0xA297),
+    3: (0x9B91,),
+    3.5: (0x7213, 0x603D),
+    4: (0x9BBB,),
+}
+
+
+def trellis_levels():
+    quantiles = (96 * statistics.NormalDist().inv_cdf((k + 0.5) / 128) for k in range(128))
+    return numpy.array([2 * round((q - 1) / 2) + 1 for q in quantiles], "f4")
+
+
+
+def decode_trellis(dtype, shape, payload):
+    rate, state_bits = re.fullmatch(r"t([\d.]+)-(\d+)", dtype).groups()
+    rate, state_bits = float(rate), int(state_bits)
+    step = 1 if rate == int(rate) else 2
+    bits = int(rate * step)
+    axes = list(shape)
+    while len(axes) > 1 and axes[-1] == 1:
+        axes.pop()
+    rows, length = int(numpy.prod(axes[:-1], dtype=int)), axes[-1]
+    matrix, at = numpy.empty((rows, length), "f4"), 0
+    for top in range(0, rows, 16):
+        for left in range(0, length, 16):
+            height, width = min(16, rows - top), min(16, length - left)
+            steps = -(-height * width // step)
+            size = -(-steps * bits // 8)
+            flat = numpy.unpackbits(numpy.frombuffer(payload[at: at + size], "u1"), bitorder="little")[: steps * bits].astype(int)
+            at += size
+            window = (numpy.arange(steps)[:, None] * bits + numpy.arange(state_bits)) % (steps * bits)
+            states = (flat[window] << numpy.arange(state_bits)).sum(1)
+            levels = states[:, None] * TRELLIS_FACTORS[rate] % 2**state_bits >> (state_bits - 7)
+            tile = trellis_levels()[levels].reshape(-1)[: height * width]
+            matrix[top: top + height, left: left + width] = tile.reshape(width, height).T
+    at = -(-at // 64) * 64
+    scale = numpy.frombuffer(payload[at: at + 2 * rows], "<f2").astype("f4")
+    assert at + 2 * rows == len(payload)
+    return (matrix * (scale / 64)[:, None]).reshape(shape)
+
+
 def decode(record):
     dtype, shape, payload = record["dtype"], record["shape"], record["payload"]
     if dtype == "bf16":
         return (numpy.frombuffer(payload, "<u2").astype("u4") << 16).view("f4").reshape(shape)
     if dtype in PLAIN:
         return numpy.frombuffer(payload, PLAIN[dtype]).reshape(shape)
+    if dtype.startswith("t"):
+        return decode_trellis(dtype, shape, payload)
     return decode_groups(dtype, shape, payload)
 
 
@@ -113,24 +161,26 @@ def splitmix(seed, k):
     return z ^ z >> 31
 
 
-def transform(signs, hadamard, n):
+def transform(n, signs, hadamard, hartley=1):
     """T [n, n], dense."""
     block = numpy.ones((1, 1))
     while len(block) < hadamard:
         block = numpy.block([[block, block], [block, -block]])
     sign = [-1 if splitmix(signs, i // 64) >> i % 64 & 1 else 1 for i in range(n)]
-    return numpy.kron(numpy.eye(n // hadamard), block / hadamard**0.5) * sign
+    angle = 2 * numpy.pi * numpy.outer(range(hartley), range(hartley)) / hartley
+    mix = (numpy.cos(angle) + numpy.sin(angle)) / hartley**0.5
+    return numpy.kron(numpy.eye(n // (hadamard * hartley)), numpy.kron(mix, block / hadamard**0.5)) * sign
 
 
 def rebuild(records):
     """name -> matrix, from plain tensors and from the chains of cores."""
-    weights, chains, inputs = {}, {}, {}
+    weights, chains, turns = {}, {}, {}
     for r in records:
         if r["kind"] == "tensor":
             weights[r["name"]] = decode(r).astype("f4")
         elif r["kind"] == "core":
             chains.setdefault((r["name"], r["term"][0]), []).append(decode(r).astype("f8"))
-            inputs[r["name"]] = inputs.get(r["name"]) or r.get("input")
+            turns.setdefault(r["name"], (r.get("input"), r.get("output")))
     for (name, _), cores in chains.items():
         product = cores[0]
         for core in cores[1:]:
@@ -138,9 +188,11 @@ def rebuild(records):
             a, o, p, i, j, c = product.shape
             product = product.reshape(a, o * p, i * j, c)
         weights[name] = weights.get(name, 0) + product[0, :, :, 0]
-    for name, turn in inputs.items():
-        if turn:
-            weights[name] = weights[name] @ transform(turn["signs"], turn["hadamard"], weights[name].shape[1])
+    for name, (turn_in, turn_out) in turns.items():
+        if turn_in:
+            weights[name] = weights[name] @ transform(weights[name].shape[1], **turn_in)
+        if turn_out:
+            weights[name] = transform(weights[name].shape[0], **turn_out).T @ weights[name]
     return weights
 
 
@@ -162,31 +214,48 @@ def test_bit_widths():
         assert list(unpack_codes(bytes.fromhex(packed), int(bits), len(codes))) == codes
 
 
-def group_example(dtype, after):
-    """The payload of the row of five after these words of FORMAT, decoded, and its size."""
+def packed_example(dtype, shape, after):
+    """The payload after these words of FORMAT, decoded, its size, and the number of planes."""
     text = format_text()
     text = text[text.index(after):].split(" in all")[0]
     planes = re.findall(r"^    (?:codes|scale|zero|factor) +((?:[0-9a-f]{2} ?)+?)(?: {2,}|$)", text, re.M)
     payload = b"".join(bytes.fromhex(plane).ljust(64, b"\0") for plane in planes[:-1]) + bytes.fromhex(planes[-1])
-    return decode_groups(dtype, [5], payload).tolist(), len(payload), len(planes)
+    return decode(dict(dtype=dtype, shape=shape, payload=payload)).tolist(), len(payload), len(planes)
 
 
 def test_group_example():
-    assert group_example("q4-4-min", "A row of five") == ([-4, 3.5, -1.5, 1, 1.75], 132, 3)
+    assert packed_example("q4-4-min", [5], 'A row of five in "q4-4-min"') == ([-4, 3.5, -1.5, 1, 1.75], 132, 3)
 
 
 def test_super_example():
-    assert group_example("q4-4-min-s6", "The same codes") == ([-4, 3.5, -1.5, 1, -0.25], 258, 5)
+    assert packed_example("q4-4-min-s6", [5], "The same codes") == ([-4, 3.5, -1.5, 1, -0.25], 258, 5)
+
+
+def test_trellis_example():
+    assert packed_example("t2-8", [3, 2], "A matrix [3, 2]") == ([[-151, -21], [58.5, -60.5], [-79, 69]], 70, 2)
+    assert packed_example("t2.5-8", [5], 'A row of five in "t2.5-8"') == ([7, 83, 81, -17, 13], 66, 2)
+    levels = re.search(r"level\[64\] to level\[127\]:\n((?: +[\d ]+\n)+)", format_text())[1].split()
+    assert [int(level) for level in levels] == trellis_levels()[64:].tolist()
+    assert (trellis_levels() == -trellis_levels()[::-1]).all()
 
 
 def test_transform_example():
     seed, block, word, signs, row = re.search(r'"input": \{"signs": (\d+), "hadamard": (\d+)\}: z\(0\) is (\w+), so S is'
                                               r" ([-\d ]+),\n.* W is ([-\d ]+)\.", format_text()).groups()
-    turn = transform(int(seed), int(block), 4)
+    turn = transform(4, int(seed), int(block))
     assert splitmix(int(seed), 0) == int(word, 16)
     assert (numpy.sign(turn[0]) == [int(s) for s in signs.split()]).all()
     assert ([1, 2, 3, 4] @ turn).tolist() == [int(w) for w in row.split()]
     assert numpy.allclose(turn @ turn.T, numpy.eye(4))
+
+
+def test_two_sided_example():
+    text = format_text()
+    text = text[text.index("A core [1, 2, 6, 1]"):]
+    rows = [[int(x) for x in row.split()] for row in re.search(r"holds ([\d ]+) and ([\d ]+), with", text).groups()]
+    turn_in, turn_out = (json.loads(re.search(f'"{side}": ({{[^}}]*}})', text)[1]) for side in ("input", "output"))
+    w = numpy.array([line.split() for line in re.search(r"W is\n(.*\n.*)\n", text)[1].split("\n")], dtype="f8")
+    assert numpy.abs(transform(2, **turn_out).T @ numpy.array(rows) @ transform(6, **turn_in) - w).max() < 1e-6
 
 
 def test_stream_example():
@@ -248,7 +317,9 @@ def main():
     extract = "extract-layer '%s'" % MODEL
     tests = [("codes of each bit width as FORMAT shows them", test_bit_widths),
              ("the group example of FORMAT", test_group_example),
+             ("the trellis examples of FORMAT", test_trellis_example),
              ("the transform example of FORMAT", test_transform_example),
+             ("the example with transforms on both sides", test_two_sided_example),
              ("the example with integer scales", test_super_example),
              ("the stream example of FORMAT, byte by byte", test_stream_example),
              ("matrices from two cores", lambda: test_rebuild(extract + " | mpo-decompose -q --chi 16", 1e-5)),
@@ -258,6 +329,10 @@ def main():
                  extract + " | mpo-decompose -q --chi 16 | quantize -q --bits 6 --group row", 1e-5)),
              ("packed matrices behind transforms", lambda: test_rebuild(
                  extract + " | quantize -q --bits 4 --group 32 --rotate", 1e-6)),
+             ("packed matrices between transforms of the whole widths", lambda: test_rebuild(
+                 extract + " | quantize -q --bits 4 --group 32 --rotate=full --seed 3", 2e-6)),
+             ("packed cores between transforms of the whole widths", lambda: test_rebuild(
+                 extract + " | mpo-decompose -q --chi 16 | quantize -q --bits 4 --group 16 --rotate=full", 1e-5)),
              ("packed cores behind transforms", lambda: test_rebuild(
                  extract + " | mpo-decompose -q --chi 16 | quantize -q --bits 4 --group 16 --rotate=16 --seed 7", 1e-5))]
     for bits in (2, 3, 4, 5, 6, 8):
@@ -268,7 +343,14 @@ def main():
         options = "--bits %d --group 16 --zero %s --scale-bits %d --embedding-bits %d" % (bits, zero, scale, bits)
         tests.append(("integer scales, %d bits, %s, %d bits" % (bits, zero, scale),
                       lambda o=options: test_rebuild("%s | quantize -q %s" % (extract, o), 1e-7)))
-    tests += [("planes of a directory", lambda: test_directory(
+    for rate, state in (1, 12), (1.5, 8), (2, 12), (2.5, 11), (3, 10), (3.5, 8), (4, 9):
+        tests.append(("trellis codes, rate %g, state %d" % (rate, state), lambda r=rate, b=state: test_rebuild(
+            "%s | quantize -q --code trellis --rate %g --state %d" % (extract, r, b), 1e-7)))
+    tests.append(("trellis codes of cores behind transforms", lambda: test_rebuild(
+        extract + " | mpo-decompose -q --chi 12 --force | quantize -q --code trellis --rate 4 --state 8 --rotate=16", 1e-5)))
+    tests += [("planes of trellis codes", lambda: test_directory(
+                  "--code trellis --rate 2.5", "t2.5-12", (".codes", ".scale"))),
+              ("planes of a directory", lambda: test_directory(
                   "--bits 3 --group 16", "q3-16-min", (".codes", ".scale", ".minimum"))),
               ("planes with integer scales and zero points", lambda: test_directory(
                   "--bits 3 --group 16 --zero int --scale-bits 6", "q3-16-int-s6", (".codes", ".scale", ".zero_point", ".scale_factor"))),

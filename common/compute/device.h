@@ -88,6 +88,19 @@ struct loss_rows {
     const double *teacher_lse;
 };
 
+/* An orthogonal turn of rows of d numbers, T = (Q kron H) S in each span of mix * block numbers, which divides d: S
+ * flips signs; H[i][j] = (-1)^popcount(i & j) / sqrt(block) turns each block, a power of two; Q[k][l] = (cos a + sin a)
+ * / sqrt(mix), a = 2 pi k l / mix, is Hartley's matrix and mixes the blocks of a span: number i of block k becomes the
+ * sum over blocks l of Q[k][l] times number i of block l. Q and H are symmetric and their own inverses, so T' = S (Q
+ * kron H). block log(block) additions per block and mix multiply-adds per number (none where mix is 1). */
+enum { HADAMARD_MIX = 1024 };    /* the most that mix may be */
+
+struct hadamard {
+    int64_t block, mix;
+    const float *sign;           /* [d], the device's: 1 and -1 */
+    const float *hartley;        /* [mix, mix], the device's; unused where mix is 1 */
+};
+
 struct device {
     const char *name;
 
@@ -126,9 +139,8 @@ struct device {
     void (*rope)(float *x, int64_t stride, int64_t n, int64_t n_head, int64_t head_dim, const int32_t *position,
                  const float *cosine, const float *sine);
 
-    /* y [n, d] = H (sign * x) of each row, H block-diagonal: of blocks H[i][j] = (-1)^popcount(i & j) / sqrt(block), a
-     * power of two that divides d. inverse: y = sign * (H x). sign [d] holds 1 and -1. y may be x. */
-    void (*hadamard)(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *sign, int64_t block,
+    /* y [n, d] = T x of each row, or T' x. y may be x. */
+    void (*hadamard)(float *y, int64_t y_stride, const float *x, int64_t x_stride, const struct hadamard *turn,
                      bool inverse, int64_t n, int64_t d);
 
     void (*attend)(const struct attention *attention);

@@ -55,7 +55,8 @@ struct rows {
     float *y;
     const float *x, *weight, *sine;
     const int32_t *position;
-    int64_t y_stride, x_stride, n, d, piece, heads, block;
+    int64_t y_stride, x_stride, n, d, piece, heads;
+    const struct hadamard *turn;
     bool inverse;
     double factor;
     const double *p_lse, *q_lse;
@@ -139,14 +140,14 @@ static void rope(float *x, int64_t stride, int64_t n, int64_t n_head, int64_t he
 static void hadamard_rows(const struct rows *p, int64_t first, int64_t count)
 {
     for (int64_t i = first; i < first + count; i++)
-        p->kernels->hadamard(p->y + i * p->y_stride, p->x + i * p->x_stride, p->weight, p->block, p->inverse, p->d);
+        p->kernels->hadamard(p->y + i * p->y_stride, p->x + i * p->x_stride, p->turn, p->inverse, p->d);
 }
 
-static void hadamard(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *sign, int64_t block,
+static void hadamard(float *y, int64_t y_stride, const float *x, int64_t x_stride, const struct hadamard *turn,
                      bool inverse, int64_t n, int64_t d)
 {
     rows_run((struct rows){.one = hadamard_rows, .y = y, .x = x, .y_stride = y_stride, .x_stride = x_stride, .n = n,
-                           .d = d, .weight = sign, .block = block, .inverse = inverse});
+                           .d = d, .turn = turn, .inverse = inverse});
 }
 
 static void silu_rows(const struct rows *p, int64_t first, int64_t count)

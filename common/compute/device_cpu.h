@@ -10,7 +10,8 @@ _Static_assert((int)BLOCK == (int)ACTIVATION_GROUP, "x is rounded in blocks");
 enum layout {
     LAYOUT_ROWS,                 /* f32, f16, bf16 row by row */
     LAYOUT_TILES,                /* packed, groups a multiple of BLOCK or whole rows: see struct tiles */
-    LAYOUT_STORED,               /* packed in other groups: as it came */
+    LAYOUT_STRIPS,               /* trellis codes, whole strips of 16 rows: see struct strips */
+    LAYOUT_STORED,               /* packed in other groups, or other trellis codes: as it came */
     LAYOUT_TRAINED,              /* packed: codes as they came, scales and minima beside */
 };
 
@@ -18,10 +19,11 @@ struct cpu_matrix {
     struct placed placed;
     enum layout layout;
     enum dtype_kind kind;        /* of LAYOUT_ROWS */
-    struct tensor tensor;        /* the payload, but for LAYOUT_TILES */
+    struct tensor tensor;        /* the payload, but for tiles and strips */
     struct tiles tiles;
+    struct strips strips;
     unsigned char *tile_data;
-    float *scale, *minimum;      /* of LAYOUT_TRAINED: [rows, groups]; minimum may be NULL */
+    float *scale, *minimum;      /* of LAYOUT_TRAINED, and of strips that are: [rows, groups]; or NULL */
     int64_t group, groups;
 };
 
@@ -38,10 +40,21 @@ void *cpu_scratch(enum scratch purpose, size_t bytes);
 const unsigned char *cpu_row(const struct cpu_matrix *w, int64_t row);
 
 struct placed *cpu_place(struct tensor *tensor, enum activations activations);
+/* Lays a trellis-coded tensor out and frees it; false, and nothing done, where it has no whole strips. */
+bool cpu_place_strips(struct cpu_matrix *matrix, struct tensor *tensor);
+
+/* The scales [rows] of trained strips (of no other matrix), which change between products; NULL: 1. */
+void cpu_set_strips(const struct cpu_matrix *matrix, const float *scale);
+
+/* y [columns] = a row, rounded as the reference rounds. */
+void cpu_gather_strip(const struct strips *w, int64_t row, int64_t columns, float *y);
+
 void cpu_displace(struct placed *placed);
 void cpu_gather(const struct placed *w, const int32_t *index, int64_t n, float *y, int64_t stride);
 
 void cpu_multiply(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n);
+/* The same with scales as cpu_set_strips() set them last. */
+void cpu_multiply_placed(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n);
 void cpu_gemm(float alpha, const float *x, int64_t x_stride, const float *w, int64_t w_stride, float beta, float *y,
               int64_t y_stride, int64_t n, int64_t rows, int64_t columns);
 
@@ -52,7 +65,7 @@ struct placed *cpu_place_trained(struct tensor *tensor);
 float *cpu_numbers(const struct placed *w, enum numbers which, int64_t *count);
 void cpu_multiply_back(const struct placed *w, const float *dy, int64_t dy_stride, float *dx, int64_t dx_stride,
                        bool add, int64_t n);
-/* The same for the other two layouts. */
+/* The same for the other layouts. */
 void cpu_multiply_lines(const struct cpu_matrix *w, const float *dy, int64_t dy_stride, float *dx, int64_t dx_stride,
                         bool add, int64_t n);
 void cpu_multiply_gradient(const struct placed *w, float *const d[NUMBERS], const float *dy, int64_t dy_stride,

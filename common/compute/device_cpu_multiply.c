@@ -2,7 +2,7 @@
  *
  * by rows     few rows of x, W in f32, f16, bf16: bound by memory, W is read once
  * by panels   many rows of x: pieces of W become f32 panels, whatever they were, and x is packed once for all
- * rounded     packed W, x in 8 bits: sums of whole numbers, for any number of rows of x
+ * rounded     packed W, x in 8 bits: sums of whole numbers, for any number of rows of x (few with trellis codes)
  * by tiles    packed W, x in f32, few rows of x
  *
  * A row's sums never cross items, so their order depends on the shapes alone. */
@@ -16,6 +16,7 @@
 
 enum {
     DENSE_TOKENS = 8, TILE_TOKENS = 4,           /* at most, of products by rows and by tiles */
+    STRIP_TOKENS = 8,                            /* at most, rounded, by strips: decoding costs as much as 4 of them */
     PANEL_ROWS = 64, PANEL_DEPTH = 512,          /* of W unpacked at a time: half of a second-level cache */
     PANEL_CHUNK = 384, PANEL_CHUNK_LEAST = 96,   /* rows of x per item, roughly; each unpacks W anew */
     ITEMS_LEAST = 8,
@@ -188,18 +189,25 @@ static void do_tiles(const struct job *job, const struct part *part, int64_t row
                      int64_t n)
 {
     const struct forms *f = &job->forms;
-    const struct tiles *w = &part->w->tiles;
+    const struct kernels *kernels = job->kernels;
+    const struct tiles *tiles = &part->w->tiles;
+    const struct strips *strips = &part->w->strips;
+    const float *x = f->padded ? f->padded : f->x;
+    int64_t x_stride = f->padded ? f->blocks * BLOCK : f->stride;
+    bool stripped = part->w->layout == LAYOUT_STRIPS;
     _Alignas(64) float out[INT8_CHUNK * TILE];
 
     for (int64_t r = 0; r < rows; r += TILE) {
         int64_t tile = (row + r) / TILE;
 
-        if (part->way == ROUNDED)
-            job->kernels->tile_int8(w, tile, &f->rounded, first, n, out);
-        else if (f->padded)
-            job->kernels->tile_f32(w, tile, f->padded, f->blocks * BLOCK, n, out);
+        if (part->way == ROUNDED && stripped)
+            kernels->strip_int8(strips, tile, &f->rounded, first, n, out);
+        else if (part->way == ROUNDED)
+            kernels->tile_int8(tiles, tile, &f->rounded, first, n, out);
+        else if (stripped)
+            kernels->strip_f32(strips, tile, x, x_stride, n, out);
         else
-            job->kernels->tile_f32(w, tile, f->x, f->stride, n, out);
+            kernels->tile_f32(tiles, tile, x, x_stride, n, out);
         finish(part, out, TILE, first, n, row + r, least(rows - r, TILE));
     }
 }
@@ -220,6 +228,9 @@ static void fill_panels(const struct job *job, const struct part *part, int64_t 
         else if (w->layout == LAYOUT_TILES)
             kernels->panel_tiles(&w->tiles, divide_up(part->rows, TILE), row + r, first / BLOCK,
                                  divide_up(depth, BLOCK), panels);
+        else if (w->layout == LAYOUT_STRIPS)
+            kernels->panel_strips(&w->strips, divide_up(part->rows, TILE), row + r, first / BLOCK,
+                                  divide_up(depth, BLOCK), panels);
         else
             kernels->panel_rows(w->kind, cpu_row(w, row + r) + first * dtype_size(w->tensor.dtype), part->columns,
                                 height, depth, panels);
@@ -246,8 +257,12 @@ static void fill_lines(const struct job *job, const struct part *part, int64_t r
         else
             for (int64_t k = 0; k < depth; k += panel) {     /* a block of columns, turned */
                 float block[BLOCK * PANEL_MOST];
+                int64_t count = divide_up(part->columns, TILE);
 
-                kernels->panel_tiles(&w->tiles, divide_up(part->columns, TILE), first + k, r / BLOCK, 1, block);
+                if (w->layout == LAYOUT_STRIPS)
+                    kernels->panel_strips(&w->strips, count, first + k, r / BLOCK, 1, block);
+                else
+                    kernels->panel_tiles(&w->tiles, count, first + k, r / BLOCK, 1, block);
                 kernels->panel_rows(DTYPE_F32, block + r % BLOCK * panel, panel, width, panel, panels + k * panel);
             }
     }
@@ -332,7 +347,7 @@ static void cut_panels(const struct job *job, struct part *part)
 
 static void cut(const struct job *job, struct part *part)
 {
-    int64_t n = job->forms.n, row_bytes;
+    int64_t n = job->forms.n, row_bytes, tile_bytes;
 
     part->item_tokens = n;
     if (part->way == BY_PANELS)
@@ -341,7 +356,8 @@ static void cut(const struct job *job, struct part *part)
         row_bytes = part->columns * dtype_size(part->w->tensor.dtype);
         part->item_rows = least(divide_up(ITEM_BYTES / row_bytes + 1, 4) * 4, PANEL_ROWS);
     } else {
-        part->item_rows = n > INT8_CHUNK / 2 ? PANEL_ROWS : (ITEM_BYTES / part->w->tiles.tile_bytes + 1) * TILE;
+        tile_bytes = part->w->layout == LAYOUT_STRIPS ? part->w->strips.strip_bytes : part->w->tiles.tile_bytes;
+        part->item_rows = n > INT8_CHUNK / 2 ? PANEL_ROWS : (ITEM_BYTES / tile_bytes + 1) * TILE;
         part->item_tokens = least(n, INT8_CHUNK);
     }
     part->row_items = divide_up(part->rows, part->item_rows);
@@ -385,13 +401,13 @@ static struct part part_of(const struct product *product, int64_t first, int64_t
 {
     const struct placed *placed = product->w;
     const struct cpu_matrix *w = (const struct cpu_matrix *)placed;
-    bool round = placed->activations == ACTIVATIONS_INT8 && placed->dtype.kind == DTYPE_GROUP;
+    bool round = placed->activations == ACTIVATIONS_INT8 && dtype_is_packed(placed->dtype);
     struct part part = {.w = w, .rows = placed->rows, .columns = placed->columns, .beta = product->add,
                         .y = product->y + first * product->stride, .stride = product->stride, .way = BY_PANELS};
 
-    if (w->layout == LAYOUT_TILES && round)
+    if (round && (w->layout == LAYOUT_TILES || (w->layout == LAYOUT_STRIPS && n <= STRIP_TOKENS)))
         part.way = ROUNDED;
-    else if (w->layout == LAYOUT_TILES && n <= TILE_TOKENS)
+    else if (!round && (w->layout == LAYOUT_TILES || w->layout == LAYOUT_STRIPS) && n <= TILE_TOKENS)
         part.way = BY_TILES;
     else if (w->layout == LAYOUT_ROWS && !round && n <= DENSE_TOKENS)
         part.way = BY_ROWS;
@@ -401,6 +417,16 @@ static struct part part_of(const struct product *product, int64_t first, int64_t
 }
 
 void cpu_multiply(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n)
+{
+    for (int i = 0; i < count; i++) {
+        const struct cpu_matrix *w = (const struct cpu_matrix *)product[i].w;
+
+        cpu_set_strips(w, w->scale);
+    }
+    cpu_multiply_placed(product, count, x, x_stride, n);
+}
+
+void cpu_multiply_placed(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n)
 {
     struct part *parts = xmallocarray((size_t)count, sizeof *parts);
 

@@ -25,7 +25,7 @@ struct permutation {
 
 static struct axes join(int rank, const int64_t *shape, const int *axes)
 {
-    int64_t stride[TENSOR_RANK], product = 1;
+    int64_t stride[TENSOR_RANK] = {0}, product = 1;
     struct axes joined = {0};
 
     for (int axis = rank - 1; axis >= 0; axis--) {

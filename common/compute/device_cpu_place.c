@@ -140,19 +140,33 @@ static void repack(struct cpu_matrix *matrix, struct tensor *tensor, const struc
     tensor_free(tensor);
 }
 
-static void place_packed(struct cpu_matrix *matrix, struct tensor *tensor)
+static void place_plain(struct cpu_matrix *matrix, struct tensor plain)
+{
+    matrix->tensor = plain;
+    matrix->layout = LAYOUT_ROWS;
+    matrix->kind = plain.dtype.kind;
+    matrix->placed.bytes = plain.bytes;
+}
+
+/* Groups of whole blocks; false for others. */
+static bool place_tiles(struct cpu_matrix *matrix, struct tensor *tensor)
 {
     struct group_layout layout;
 
     group_layout(tensor->dtype, tensor->rank, tensor->shape, &layout);
-    if (layout.length != matrix->placed.columns || tensor_count(tensor) == 0) {
-        matrix->tensor = as_f32(tensor);         /* one column: its groups run down the rows */
-        matrix->layout = LAYOUT_ROWS;
-        matrix->kind = DTYPE_F32;
-        matrix->placed.bytes = matrix->tensor.bytes;
-    } else if (layout.groups == 1 || layout.group % BLOCK == 0)
-        repack(matrix, tensor, &layout);
-    else {
+    if (layout.groups != 1 && layout.group % BLOCK)
+        return false;
+    repack(matrix, tensor, &layout);
+    return true;
+}
+
+static void place_packed(struct cpu_matrix *matrix, struct tensor *tensor)
+{
+    bool group = tensor->dtype.kind == DTYPE_GROUP;
+
+    if (tensor_row_length(tensor) != matrix->placed.columns || tensor_count(tensor) == 0)
+        place_plain(matrix, as_f32(tensor));     /* one column: its groups run down the rows */
+    else if (!(group ? place_tiles(matrix, tensor) : cpu_place_strips(matrix, tensor))) {
         matrix->layout = LAYOUT_STORED;
         matrix->tensor = *tensor;
         matrix->placed.bytes = tensor->bytes;
@@ -168,14 +182,10 @@ struct placed *cpu_place(struct tensor *tensor, enum activations activations)
     assert(dtype_is_real(tensor->dtype) && (tensor->rank == 2 || tensor->rank == 4));
     matrix->placed = (struct placed){.rows = rows, .columns = rows ? count / rows : 0, .dtype = tensor->dtype,
                                      .activations = activations};
-    if (tensor->dtype.kind == DTYPE_GROUP)
+    if (dtype_is_packed(tensor->dtype))
         place_packed(matrix, tensor);
-    else {
-        matrix->tensor = tensor->dtype.kind == DTYPE_F64 ? as_f32(tensor) : *tensor;
-        matrix->layout = LAYOUT_ROWS;
-        matrix->kind = matrix->tensor.dtype.kind;
-        matrix->placed.bytes = matrix->tensor.bytes;
-    }
+    else
+        place_plain(matrix, tensor->dtype.kind == DTYPE_F64 ? as_f32(tensor) : *tensor);
     *tensor = (struct tensor){0};
     return &matrix->placed;
 }
@@ -256,6 +266,8 @@ static void gather_row(void *context, int64_t i, int thread)
     (void)thread;
     if (p->w->layout == LAYOUT_TILES)
         gather_tile_row(&p->w->tiles, p->index[i], p->w->placed.columns, y);
+    else if (p->w->layout == LAYOUT_STRIPS)
+        cpu_gather_strip(&p->w->strips, p->index[i], p->w->placed.columns, y);
     else if (tensor_row_length(&p->w->tensor) == p->w->placed.columns)
         cpu_unpack(p->w, p->index[i], 1, y);
     else {                       /* one column: to the tensor, its elements are one row */
@@ -268,6 +280,7 @@ void cpu_gather(const struct placed *w, const int32_t *index, int64_t n, float *
 {
     struct gathering p = {cpu_kernels(), (const struct cpu_matrix *)w, index, y, stride};
 
+    cpu_set_strips(p.w, p.w->scale);
     if (n * w->columns >= 1 << 14)
         parallel_for(n, gather_row, &p);
     else

@@ -4,6 +4,7 @@
 #include "base/number.h"
 #include "base/parallel.h"
 #include "compute/device_cpu.h"
+#include "tensor/scales.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -12,42 +13,45 @@
 enum {
     BAND = 512,                  /* rows of a packed matrix that are f32 at a time */
     UNPACKED = 16,               /* that an item unpacks */
+    SUMMED = 64,                 /* rows whose scales' gradients are summed by one item */
     PIECE = 1 << 14,             /* elements per item */
     NORM_ROWS = 64,              /* rows whose gradients of a norm's weight are summed by one item */
 };
 
 /* ---- matrices ---- */
 
+/* Codes as they are, in strips where there are whole ones, and f32 scales and minima beside. */
+static struct placed *place_scaled(struct tensor *tensor)
+{
+    struct cpu_matrix *matrix = xcalloc(1, sizeof *matrix);
+    struct scaling s = scales_of(tensor);
+    size_t count = (size_t)(s.rows * s.groups);
+
+    matrix->placed = (struct placed){.rows = s.rows, .columns = s.length, .dtype = tensor->dtype,
+                                     .activations = ACTIVATIONS_F32, .bytes = tensor->bytes};
+    matrix->group = s.group;
+    matrix->groups = s.groups;
+    matrix->scale = xaligned(count, sizeof *matrix->scale);
+    matrix->minimum = s.minima ? xaligned(count, sizeof *matrix->minimum) : NULL;
+    scales_get(tensor, matrix->scale, matrix->minimum);
+    if (tensor->dtype.kind != DTYPE_TRELLIS || !cpu_place_strips(matrix, tensor)) {
+        matrix->layout = LAYOUT_TRAINED;
+        matrix->tensor = *tensor;
+    }
+    matrix->placed.bytes += (int64_t)(count * sizeof(float) * (s.minima ? 2 : 1));
+    *tensor = (struct tensor){0};
+    return &matrix->placed;
+}
+
 struct placed *cpu_place_trained(struct tensor *tensor)
 {
-    struct cpu_matrix *matrix;
-    struct group_layout l;
+    int64_t rows = tensor->rank == 2 ? tensor->shape[0] : tensor->shape[0] * tensor->shape[1];
+    int64_t count = tensor_count(tensor);
     struct tensor wide;
 
-    if (tensor->dtype.kind == DTYPE_GROUP) {
-        struct dtype dtype = tensor->dtype;
-
-        matrix = xcalloc(1, sizeof *matrix);
-        group_layout(dtype, tensor->rank, tensor->shape, &l);
-        matrix->placed.rows = tensor->rank == 2 ? tensor->shape[0] : tensor->shape[0] * tensor->shape[1];
-        matrix->placed.columns = matrix->placed.rows ? tensor_count(tensor) / matrix->placed.rows : 0;
-        if (l.length == matrix->placed.columns && tensor_count(tensor)) {
-            size_t count = (size_t)(l.rows * l.groups);
-
-            matrix->layout = LAYOUT_TRAINED;
-            matrix->placed.dtype = dtype;
-            matrix->group = l.group;
-            matrix->groups = l.groups;
-            matrix->scale = xaligned(count, sizeof *matrix->scale);
-            matrix->minimum = dtype.zero == ZERO_MIN ? xaligned(count, sizeof *matrix->minimum) : NULL;
-            group_get_scales(tensor, matrix->scale, matrix->minimum);
-            matrix->placed.bytes = tensor->bytes + (int64_t)(count * sizeof(float) * (matrix->minimum ? 2 : 1));
-            matrix->tensor = *tensor;
-            *tensor = (struct tensor){0};
-            return &matrix->placed;
-        }
-        free(matrix);            /* one column: its groups run down the rows; it is trained number by number */
-    }
+    /* In one column groups run down the rows: such a matrix is trained number by number. */
+    if (dtype_is_packed(tensor->dtype) && count && tensor_row_length(tensor) == count / rows)
+        return place_scaled(tensor);
     wide = tensor_new(DTYPE(F32), tensor->rank, tensor->shape);
     tensor_get(tensor, (float *)(void *)wide.data);
     tensor_free(tensor);
@@ -80,7 +84,7 @@ void cpu_unpack(const struct cpu_matrix *w, int64_t first, int64_t rows, float *
         tensor_get_rows(&w->tensor, first, rows, out);
         return;
     }
-    group_get_units(&w->tensor, first, rows, out);
+    scales_get_units(&w->tensor, first, rows, out);
     for (int64_t r = 0; r < rows; r++)
         scale_row(w, first + r, out + r * w->placed.columns);
 }
@@ -111,6 +115,7 @@ void cpu_multiply_back(const struct placed *placed, const float *dy, int64_t dy_
     struct band b = {.w = w};
 
     if (w->layout < LAYOUT_STORED) {
+        cpu_set_strips(w, w->scale);
         cpu_multiply_lines(w, dy, dy_stride, dx, dx_stride, add, n);
         return;
     }
@@ -135,7 +140,7 @@ static void gather_scales(void *context, int64_t item, int thread)
     for (int64_t row = item * UNPACKED; row < least(b->rows, (item + 1) * UNPACKED); row++) {
         const float *value = b->values + row * columns;
 
-        group_get_units(&w->tensor, b->first + row, 1, unit);
+        scales_get_units(&w->tensor, b->first + row, 1, unit);
         for (int64_t g = 0; g < w->groups; g++) {
             int64_t at = (b->first + row) * w->groups + g;
             double scale = 0, minimum = 0;
@@ -153,6 +158,40 @@ static void gather_scales(void *context, int64_t item, int thread)
     free(unit);
 }
 
+/* Scales of rows: what they multiply is y of scales that are 1. */
+struct row_scales {
+    const float *dy, *y;
+    int64_t dy_stride, n, rows;
+    float *d;
+};
+
+static void sum_rows(void *context, int64_t item, int thread)
+{
+    const struct row_scales *s = context;
+    int64_t first = item * SUMMED, count = least(s->rows - first, SUMMED);
+    double sum[SUMMED] = {0};
+
+    (void)thread;
+    for (int64_t i = 0; i < s->n; i++)
+        for (int64_t r = 0; r < count; r++)
+            sum[r] += (double)s->dy[i * s->dy_stride + first + r] * (double)s->y[i * s->rows + first + r];
+    for (int64_t r = 0; r < count; r++)
+        s->d[first + r] += (float)sum[r];
+}
+
+static void strip_gradient(const struct cpu_matrix *w, float *d, const float *dy, int64_t dy_stride, const float *x,
+                           int64_t x_stride, int64_t n)
+{
+    int64_t rows = w->placed.rows;
+    float *y = xmallocarray((size_t)(n * rows), sizeof *y);
+    struct row_scales s = {dy, y, dy_stride, n, rows, d};
+
+    cpu_set_strips(w, NULL);
+    cpu_multiply_placed(&(struct product){&w->placed, y, rows, false}, 1, x, x_stride, n);
+    parallel_for(divide_up(rows, SUMMED), sum_rows, &s);
+    free(y);
+}
+
 void cpu_multiply_gradient(const struct placed *placed, float *const d[NUMBERS], const float *dy, int64_t dy_stride,
                            const float *x, int64_t x_stride, int64_t n)
 {
@@ -163,6 +202,11 @@ void cpu_multiply_gradient(const struct placed *placed, float *const d[NUMBERS],
         if (d[NUMBERS_VALUES])
             cpu_gemm_gradient(d[NUMBERS_VALUES], placed->columns, dy, dy_stride, x, x_stride, n, placed->rows,
                               placed->columns);
+        return;
+    }
+    if (w->layout == LAYOUT_STRIPS) {
+        if (d[NUMBERS_SCALES])
+            strip_gradient(w, d[NUMBERS_SCALES], dy, dy_stride, x, x_stride, n);
         return;
     }
     b.values = cpu_scratch(SCRATCH_GRADIENT, (size_t)(BAND * placed->columns) * sizeof *b.values);

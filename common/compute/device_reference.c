@@ -108,7 +108,7 @@ static void multiply(const struct product *product, int count, const float *x, i
                                    product[p].add};
         float *rounded = NULL;
 
-        if (w->activations == ACTIVATIONS_INT8 && w->dtype.kind == DTYPE_GROUP) {
+        if (w->activations == ACTIVATIONS_INT8 && dtype_is_packed(w->dtype)) {
             rounded = xmallocarray((size_t)(n * w->columns), sizeof *rounded);
             for (int64_t i = 0; i < n; i++)
                 round_row(x + i * x_stride, w->columns, rounded + i * w->columns);
@@ -143,7 +143,7 @@ static void gemm(float alpha, const float *x, int64_t x_stride, const float *w, 
 
 static void permute(float *y, const float *x, int rank, const int64_t *shape, const int *axes)
 {
-    int64_t stride[TENSOR_RANK], step[TENSOR_RANK], index[TENSOR_RANK] = {0}, count = 1, at = 0;
+    int64_t stride[TENSOR_RANK] = {0}, step[TENSOR_RANK], index[TENSOR_RANK] = {0}, count = 1, at = 0;
 
     for (int axis = rank - 1; axis >= 0; axis--) {
         stride[axis] = count;
@@ -193,29 +193,39 @@ static void rope(float *x, int64_t stride, int64_t n, int64_t n_head, int64_t he
             }
 }
 
-static void hadamard_block(float *y, const float *x, const float *sign, int64_t block, bool inverse, double *sum)
+/* One span: first its blocks, then the sums over blocks. */
+static void hadamard_span(float *y, const float *x, const float *sign, const struct hadamard *turn, bool inverse,
+                          double *turned)
 {
-    for (int64_t i = 0; i < block; i++) {
-        sum[i] = 0;
-        for (int64_t j = 0; j < block; j++) {
+    int64_t block = turn->block, span = block * turn->mix;
+
+    for (int64_t i = 0; i < span; i++) {
+        turned[i] = 0;
+        for (int64_t j = i / block * block; j < (i / block + 1) * block; j++) {
             double term = (double)x[j] * (inverse ? 1.0 : (double)sign[j]);
 
-            sum[i] += __builtin_parityll((uint64_t)(i & j)) ? -term : term;
+            turned[i] += __builtin_parityll((uint64_t)(i & j & (block - 1))) ? -term : term;
         }
     }
-    for (int64_t i = 0; i < block; i++)
-        y[i] = (float)(sum[i] / sqrt((double)block) * (inverse ? (double)sign[i] : 1.0));
+    for (int64_t i = 0; i < span; i++) {
+        double sum = turn->mix > 1 ? 0 : turned[i];
+
+        for (int64_t l = 0; l < turn->mix && turn->mix > 1; l++)
+            sum += (double)turn->hartley[i / block * turn->mix + l] * turned[l * block + i % block];
+        y[i] = (float)(sum / sqrt((double)block) * (inverse ? (double)sign[i] : 1.0));
+    }
 }
 
-static void hadamard(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *sign, int64_t block,
+static void hadamard(float *y, int64_t y_stride, const float *x, int64_t x_stride, const struct hadamard *turn,
                      bool inverse, int64_t n, int64_t d)
 {
-    double *sum = xmallocarray((size_t)block, sizeof *sum);
+    int64_t span = turn->block * turn->mix;
+    double *turned = xmallocarray((size_t)span, sizeof *turned);
 
     for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < d; j += block)
-            hadamard_block(y + i * y_stride + j, x + i * x_stride + j, sign + j, block, inverse, sum);
-    free(sum);
+        for (int64_t j = 0; j < d; j += span)
+            hadamard_span(y + i * y_stride + j, x + i * x_stride + j, turn->sign + j, turn, inverse, turned);
+    free(turned);
 }
 
 /* One query of one head: weight and sum hold doubles for all positions and for head_dim. */

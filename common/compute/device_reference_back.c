@@ -1,6 +1,7 @@
 /* device_reference_back.c - the definition of every operation that training adds: plain loops, sums in double. */
 #include "base/memory.h"
 #include "compute/device_reference.h"
+#include "tensor/scales.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -16,18 +17,18 @@ static int64_t matrix_columns(const struct tensor *tensor)
 struct placed *reference_place_trained(struct tensor *tensor)
 {
     struct reference_matrix *m;
-    struct group_layout layout = {0};
+    struct scaling s = {0};
     float *unit = NULL, *scale = NULL, *minimum = NULL;
 
     /* In one column groups run down the rows: such a matrix is trained as it is, number by number. */
-    if (tensor->dtype.kind == DTYPE_GROUP && tensor_row_length(tensor) == matrix_columns(tensor)) {
-        group_layout(tensor->dtype, tensor->rank, tensor->shape, &layout);
+    if (dtype_is_packed(tensor->dtype) && tensor_row_length(tensor) == matrix_columns(tensor)) {
+        s = scales_of(tensor);
         unit = xaligned((size_t)tensor_count(tensor), sizeof *unit);
-        scale = xaligned((size_t)(layout.rows * layout.groups), sizeof *scale);
-        if (tensor->dtype.zero == ZERO_MIN)
-            minimum = xaligned((size_t)(layout.rows * layout.groups), sizeof *minimum);
-        group_get_units(tensor, 0, layout.rows, unit);
-        group_get_scales(tensor, scale, minimum);
+        scale = xaligned((size_t)(s.rows * s.groups), sizeof *scale);
+        if (s.minima)
+            minimum = xaligned((size_t)(s.rows * s.groups), sizeof *minimum);
+        scales_get_units(tensor, 0, s.rows, unit);
+        scales_get(tensor, scale, minimum);
     }
     m = (struct reference_matrix *)device_reference.place(tensor, ACTIVATIONS_F32);
     if (unit) {
@@ -35,8 +36,8 @@ struct placed *reference_place_trained(struct tensor *tensor)
         m->w = unit;
         m->scale = scale;
         m->minimum = minimum;
-        m->group = layout.group;
-        m->groups = layout.groups;
+        m->group = s.group;
+        m->groups = s.groups;
     }
     return &m->placed;
 }

@@ -3,15 +3,19 @@
 
 const struct kernels *const *kernels_all(void)
 {
-    static const struct kernels *all[4];
+    static const struct kernels *all[5];
     int count = 0;
 
     if (all[0])
         return all;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma")) {
+        if (__builtin_cpu_supports("avx512vbmi"))
+            all[count++] = &kernels_avx512_vbmi;
         all[count++] = &kernels_avx512;
+    }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
         all[count++] = &kernels_avx2;
 #endif

@@ -39,12 +39,51 @@ struct tiles {
     enum dtype_zero zero;
 };
 
+/* A trellis-coded matrix (tensor/trellis.h) of whole strips of 16 rows. A strip is, after the scales of its rows, f32
+ * [16], the tiles of 16 x 16 weights, an even number of them, each with its first bytes once more behind its last
+ * column, so that no window wraps. A column of a tile has column_bytes bytes. The window of a row in it begins at bit
+ * `shift` of the four bytes from byte[row] on; with h its product with factor, of which only 16 bits count, number (h
+ * >> spare) / 256 % 128 in `level` is the byte b of its weight, scale * (2 b - 255). */
+enum {
+    STRIP_TILE = 16,
+    STRIP_HEAD = 64,             /* bytes of a strip's scales */
+    STRIP_BEHIND = 2,            /* bytes behind a tile: of a window of 16 bits that begins in it */
+    STRIP_LOAD = 64,             /* bytes that may be read from the start of a column on */
+    STRIP_CENTRE = 255,
+};
+
+struct strips {
+    const unsigned char *data;
+    int64_t strip_bytes, tile_bytes, column_bytes, tiles;        /* tiles: of a strip */
+    int spare;                   /* 1 with states of 16 bits; 0: factors shift what is above a state out */
+    int32_t byte[TILE], shift[TILE];
+    uint16_t factor[2 * TILE];   /* of row r: at 2 r and at 2 r + 1 */
+    unsigned char level[128];
+    /* The windows of columns c and c + 2 of a row side by side, the four words of two rows in eight bytes: for each
+     * byte of 64 its offset from column c (pick[1]: for c + 1 and c + 3), then the first bit, in its eight bytes, of
+     * each byte of the words (vpermb, vpmultishiftqb). */
+    unsigned char pick[2][4 * TILE], bit[4 * TILE];
+};
+
 /* Rows of x rounded to 8 bits. codes [n][blocks * 32], zero beyond the columns; scale, sum [n][blocks]: what a code
  * stands for, and the sum of the codes (whole numbers). */
 struct rounded {
     int8_t *codes;
     float *scale, *sum;
     int64_t blocks;
+};
+
+/* A step of Viterbi's search over the states of a trellis (compute/trellis.h), backwards. An overlap p is the lower
+ * state - bits of a state's bits; state s = p + j * overlaps is followed by overlap s >> bits. */
+struct trellis_step {
+    const int16_t *value[2];     /* [2^state] in units of 2^-13; the second NULL: one weight per step */
+    const int16_t *square;       /* [2^state] the sum of their squares in units of 2^-10 */
+    int state, bits;
+    int16_t *ahead;              /* [overlaps, and 32 that may be read] the cost of what follows */
+    int16_t level;               /* is added to all of ahead first, with saturation */
+    int16_t x[2];                /* the numbers to come near to, as values */
+    int16_t *cost;               /* [overlaps] of the best state: its ahead, square, and -2 x value, saturated */
+    unsigned char *choice;       /* [overlaps] its j, the lowest of equal ones */
 };
 
 struct kernels {
@@ -81,11 +120,18 @@ struct kernels {
                       float *out);
     void (*tile_f32)(const struct tiles *w, int64_t tile, const float *x, int64_t x_stride, int64_t n, float *out);
 
+    /* The same of a strip, and of panels from the strips of a matrix. */
+    void (*strip_int8)(const struct strips *w, int64_t strip, const struct rounded *x, int64_t first, int64_t n,
+                       float *out);
+    void (*strip_f32)(const struct strips *w, int64_t strip, const float *x, int64_t x_stride, int64_t n, float *out);
+    void (*panel_strips)(const struct strips *w, int64_t strips, int64_t row, int64_t first, int64_t count,
+                         float *panel);
+
     /* One row of x. */
     void (*round)(const float *x, int64_t columns, int64_t blocks, int8_t *codes, float *scale, float *sum);
     void (*rms_norm)(float *y, const float *x, const float *weight, int64_t d, double epsilon);
     void (*rope)(float *x, int64_t n_head, int64_t head_dim, const float *cosine, const float *sine);
-    void (*hadamard)(float *y, const float *x, const float *sign, int64_t block, bool inverse, int64_t d);
+    void (*hadamard)(float *y, const float *x, const struct hadamard *turn, bool inverse, int64_t d);
     void (*silu_multiply)(float *gate, const float *up, int64_t count);
     void (*add_scaled)(float *x, const float *y, float factor, int64_t count);
     void (*scale)(float *x, float factor, int64_t count);
@@ -103,11 +149,14 @@ struct kernels {
     /* The step's corrections are in first and second: 1 - beta^step. */
     void (*adamw)(float *x, const float *dx, float *mean, float *square, const struct adamw *step, double first,
                   double second, int64_t count);
+
+    /* Levels ahead, fills cost and choice; the least cost. The same bits in all tables. */
+    int16_t (*trellis_step)(const struct trellis_step *step);
 };
 
 extern const struct kernels kernels_portable;
 #if defined(__x86_64__)
-extern const struct kernels kernels_avx2, kernels_avx512;
+extern const struct kernels kernels_avx2, kernels_avx512, kernels_avx512_vbmi;
 #endif
 
 /* The best that this processor runs, and all that it runs, best first, NULL-terminated. */

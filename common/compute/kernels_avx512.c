@@ -6,8 +6,10 @@
 #include "compute/kernels_vector.h"
 #include "compute/kernels_gemm.h"
 #include "compute/kernels_tiles.h"
+#include "compute/kernels_strips.h"
 #include "compute/kernels_rows.h"
 #include "compute/kernels_back.h"
+#include "compute/kernels_trellis.h"
 
 const struct kernels kernels_avx512 = {
     .name = "avx512",

@@ -172,9 +172,59 @@ static void hadamard_block(float *y, int64_t block)
             }
 }
 
-static void hadamard(float *y, const float *x, const float *sign, int64_t block, bool inverse, int64_t d)
+/* Rows k..k+SUMS-1 of Hartley's matrix times the lines of a span, in chunks of 32 of these, so that rounding doesn't
+ * add up; the last rows may be one row more than once. */
+enum { SUMS = 4, MIX_CHUNK = 32 };
+
+INLINE void hartley_sums(vf sum[SUMS], const float *line, const float *hartley, int64_t mix, int64_t k)
 {
-    int64_t span = block < LANES ? LANES : block, j;
+    const float *row[SUMS];
+
+    for (int s = 0; s < SUMS; s++) {
+        row[s] = hartley + (k + s < mix ? k + s : k) * mix;
+        sum[s] = (vf){0};
+    }
+    for (int64_t first = 0; first < mix; first += MIX_CHUNK) {
+        int64_t end = mix - first < MIX_CHUNK ? mix : first + MIX_CHUNK;
+        vf part[SUMS] = {0};
+
+        for (int64_t l = first; l < end; l++)
+            UNROLL
+            for (int s = 0; s < SUMS; s++)
+                part[s] += vf_load(line + l * LANES) * row[s][l];
+        UNROLL
+        for (int s = 0; s < SUMS; s++)
+            sum[s] += part[s];
+    }
+}
+
+/* Sums over the blocks of a span, LANES numbers of all of them at a time: also the same bytes with any instruction
+ * set. */
+static void hartley_mix(float *y, const float *hartley, int64_t block, int64_t mix)
+{
+    float line[HADAMARD_MIX * LANES], part[LANES];
+
+    for (int64_t j = 0; j < block; j += LANES) {
+        int64_t width = block - j < LANES ? block - j : LANES;
+
+        for (int64_t l = 0; l < mix; l++)
+            vf_store(line + l * LANES, vf_load_part(y + l * block + j, width));
+        for (int64_t k = 0; k < mix; k += SUMS) {
+            vf sum[SUMS];
+
+            hartley_sums(sum, line, hartley, mix, k);
+            for (int64_t s = 0; s < SUMS && k + s < mix; s++) {
+                vf_store(part, sum[s]);
+                memcpy(y + (k + s) * block + j, part, (size_t)width * sizeof *y);
+            }
+        }
+    }
+}
+
+static void hadamard(float *y, const float *x, const struct hadamard *turn, bool inverse, int64_t d)
+{
+    const float *sign = turn->sign;
+    int64_t block = turn->block, span = block < LANES ? LANES : block, j;
     float factor = 1 / sqrtf((float)block);
 
     for (int64_t first = 0; first + LANES <= d; first += span) {
@@ -192,6 +242,8 @@ static void hadamard(float *y, const float *x, const float *sign, int64_t block,
         vf_store(part, vf_hadamard(inverse ? v : v * vf_load_part(sign + j, d - j), block));
         memcpy(y + j, part, (size_t)(d - j) * sizeof *y);
     }
+    for (j = 0; turn->mix > 1 && j < d; j += block * turn->mix)
+        hartley_mix(y + j, turn->hartley, block, turn->mix);
     for (j = 0; inverse && j < d; j++)
         y[j] *= sign[j];
 }

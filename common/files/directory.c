@@ -260,7 +260,7 @@ static int read_payload(const struct model *model, const struct item *item, int6
     const struct open_file *file = &directory->file[item->file < 0 ? 0 : item->file];
 
     assert(from >= 0 && (int64_t)size <= item->record.bytes - from);
-    if (item->file >= 0 && item->record.dtype.kind == DTYPE_GROUP && item->record.kind != RECORD_OTHER)
+    if (item->file >= 0 && dtype_is_packed(item->record.dtype) && item->record.kind != RECORD_OTHER)
         return directory_read_planes(file, item, from, size, to);
     if (item->file >= 0)
         return file_read_at(file->fd, file->path, to, size, item->place[0] + from);

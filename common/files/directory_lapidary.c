@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "stream/writer.h"
+#include "tensor/trellis.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,13 +48,27 @@ static int group_planes(const struct record *record, const char *base, struct pl
     return count;
 }
 
+static int trellis_planes(const struct record *record, const char *base, struct plane planes[GROUP_PLANES])
+{
+    struct trellis_layout l;
+
+    if (!trellis_layout(record->dtype, record->rank, record->shape, &l))
+        die(EX_SOFTWARE, "'%s': sizes were not checked", record->name);
+    planes[0] = plane_of(base, ".codes", DTYPE(U8), l.codes, 1);
+    planes[1] = plane_at(l.scale, plane_of(base, ".scale", DTYPE(F16), l.rows, 1));
+    planes[0].rank = planes[1].rank = 1;
+    return 2;
+}
+
 int directory_planes(const struct record *record, struct plane planes[GROUP_PLANES])
 {
     char *base = record->kind == RECORD_CORE ? xasprintf("%s.%d.%d", record->name, record->term, record->site)
                                              : xstrdup(record->name);
     int count = 1;
 
-    if (record->kind != RECORD_OTHER && record->dtype.kind == DTYPE_GROUP)
+    if (record->kind != RECORD_OTHER && record->dtype.kind == DTYPE_TRELLIS)
+        count = trellis_planes(record, base, planes);
+    else if (record->kind != RECORD_OTHER && record->dtype.kind == DTYPE_GROUP)
         count = group_planes(record, base, planes);
     else if (record->kind == RECORD_OTHER || !dtype_size(record->dtype)) {
         planes[0] = plane_of(base, "", DTYPE(U8), record->bytes, 1);

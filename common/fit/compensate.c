@@ -220,6 +220,8 @@ int compensate_passes(const float *w, const struct feedback *feedback, int passe
 int compensate(const float *w, const struct feedback *feedback, struct dtype dtype, int rank, const int64_t *shape,
                const char *name, struct tensor *to, struct compensated *result)
 {
+    if (dtype.kind == DTYPE_TRELLIS)
+        return compensate_trellis(w, feedback, dtype, rank, shape, name, to, result);
     return compensate_passes(w, feedback, PASSES, dtype, rank, shape, name, to, result);
 }
 

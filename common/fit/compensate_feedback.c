@@ -4,6 +4,7 @@
 #include "base/number.h"
 #include "base/parallel.h"
 #include "compute/linalg.h"
+#include "tensor/trellis.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,16 +29,21 @@ static int larger_first(const void *left, const void *right)
     return a->column < b->column ? -1 : a->column > b->column;
 }
 
-/* Columns by descending diagonal. */
-static void order_columns(const struct moments *h, int64_t *order)
+/* Blocks of columns by the descending sum of their diagonal. */
+static void order_columns(const struct moments *h, int64_t block, int64_t *order)
 {
-    struct ranked *ranked = xmallocarray((size_t)h->n, sizeof *ranked);
+    int64_t blocks = divide_up(h->n, block), at = 0;
+    struct ranked *ranked = xmallocarray((size_t)blocks, sizeof *ranked);
 
-    for (int64_t i = 0; i < h->n; i++)
-        ranked[i] = (struct ranked){moments_diagonal(h, i), i};
-    qsort(ranked, (size_t)h->n, sizeof *ranked, larger_first);
-    for (int64_t i = 0; i < h->n; i++)
-        order[i] = ranked[i].column;
+    for (int64_t b = 0; b < blocks; b++) {
+        ranked[b] = (struct ranked){0, b * block};
+        for (int64_t i = b * block; i < least((b + 1) * block, h->n); i++)
+            ranked[b].value += moments_diagonal(h, i);
+    }
+    qsort(ranked, (size_t)blocks, sizeof *ranked, larger_first);
+    for (int64_t b = 0; b < blocks; b++)
+        for (int64_t i = ranked[b].column; i < least(ranked[b].column + block, h->n); i++)
+            order[at++] = i;
     free(ranked);
 }
 
@@ -94,7 +100,17 @@ double moments_weight(const struct moments *h, double damping, float *weight)
     return mean;
 }
 
+int64_t feedback_block(struct dtype dtype)
+{
+    return dtype.kind == DTYPE_TRELLIS ? TRELLIS_TILE : 1;
+}
+
 int feedback_new(const struct moments *h, double damping, struct feedback **feedback)
+{
+    return feedback_new_blocks(h, damping, 1, feedback);
+}
+
+int feedback_new_blocks(const struct moments *h, double damping, int64_t block, struct feedback **feedback)
 {
     struct feedback *f;
     double *a;
@@ -104,9 +120,10 @@ int feedback_new(const struct moments *h, double damping, struct feedback **feed
         return fail(EX_DATAERR, "second moments that are not finite");
     a = xaligned((size_t)(h->n * h->n), sizeof *a);
     f = xcalloc(1, sizeof *f);
-    *f = (struct feedback){.h = h, .n = h->n, .weight = xmallocarray((size_t)h->n, sizeof *f->weight),
+    *f = (struct feedback){.h = h, .n = h->n, .block = block,
+                           .weight = xmallocarray((size_t)h->n, sizeof *f->weight),
                            .order = xmallocarray((size_t)h->n, sizeof *f->order)};
-    order_columns(h, f->order);
+    order_columns(h, block, f->order);
     damping = damping > 0 ? damping : DAMPING;
     parallel_for(h->n, fill_row, &(struct filling){f, a, damping * moments_weight(h, damping, f->weight)});
     if (!linalg_cholesky(h->n, a)) {

@@ -24,6 +24,7 @@ struct feedback {
     const struct moments *h;     /* borrowed */
     int64_t n;
     float *weight;               /* [n] damped diagonal over its mean: for the scale search */
+    int64_t block;               /* columns that follow on one another in order */
     int64_t *order;              /* [n] the k-th column to be rounded */
     float *factor;               /* [n, n] row k holds U[i, k], i < k, of H + damping = (U + 1) D (U + 1)' in that order */
 };

@@ -237,6 +237,7 @@ static void remainder_of(const struct operator *op, const float *dense, float *s
     for (int64_t i = 0; i < op->out * op->in; i++)
         w[i] = dense[i] - stored[i];
     transform_rows(op->input, w, op->out, op->in);
+    transform_columns(op->output, op->out, w, op->out, op->in);
 }
 
 int decompose_residual(struct operator *op, const float *dense, const struct decomposition *how,
@@ -246,7 +247,8 @@ int decompose_residual(struct operator *op, const float *dense, const struct dec
     float *stored, *w;
     struct moments turned = {0};
     struct task task = {.name = op->name, .out = op->out, .in = op->in, .how = how, .dense = dense,
-                        .h = how->moments ? &how->moments->h : NULL, .input = op->input};
+                        .h = how->moments ? &how->moments->h : NULL, .input = op->input,
+                        .output = op->output};
     double size;
     int rc;
 

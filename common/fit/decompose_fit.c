@@ -174,6 +174,7 @@ static double held_out(const struct task *task, const struct attempt *a)
 
     operator_dense(&a->fitted, given);
     transform_rows_inverse(task->input, given, task->out, task->in);
+    transform_columns_inverse(task->output, task->out, given, task->out, task->in);
     for (int64_t i = 0; i < count && task->stored; i++)
         given[i] += task->stored[i];
     error = aware_held_out(task->dense, given, task->out, task->how->moments);
@@ -194,6 +195,7 @@ static int attempt_sequential(const struct task *task, struct attempt *a)
         other.w[i] -= task->stored[i];
     if (!rc) {
         transform_rows(task->input, other.w, task->out, task->in);
+        transform_columns(task->output, task->out, other.w, task->out, task->in);
         rc = attempt_within(a, &other);
     }
     if (!rc)

@@ -15,7 +15,7 @@ struct task {
     double scale;                /* |W|_F, with moments sqrt(tr(W H W')), that tolerances refer to; 0: w's own */
     const float *dense;          /* W itself, in its own coordinates: only for the sequential target, as are */
     const float *stored;         /* what is there in these coordinates of W; NULL: nothing */
-    struct transform input;      /* what the cores' input goes through */
+    struct transform input, output;      /* what the cores' input goes through, and their output, inverted */
 };
 
 /* One fit, as it is stored. */

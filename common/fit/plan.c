@@ -6,6 +6,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "operator/transform.h"
+#include "tensor/trellis.h"
 
 #include <fnmatch.h>
 #include <math.h>
@@ -112,10 +113,40 @@ static bool set_scale_bits(struct plan_line *line, const char *value)
     return good;
 }
 
-static bool set_rotate(struct plan_line *line, const char *value)
+static const char *const codes[] = {"scalar", "trellis"};
+
+static bool set_code(struct plan_line *line, const char *value)
+{
+    line->trellis = !strcmp(value, codes[true]);
+    return line->trellis || !strcmp(value, codes[false]);
+}
+
+static bool set_rate(struct plan_line *line, const char *value)
+{
+    static const char *const rates[] = {"1", "1.5", "2", "2.5", "3", "3.5", "4", NULL};
+
+    for (int i = 0; rates[i]; i++)
+        if (!strcmp(value, rates[i])) {
+            line->rate = i + 2;
+            return true;
+        }
+    return false;
+}
+
+static bool set_state(struct plan_line *line, const char *value)
 {
     long long number;
-    bool good = whole(value, 0, TRANSFORM_BLOCK_MOST, &number) && number != 1 && !(number & (number - 1));
+    bool good = whole(value, TRELLIS_STATE_LEAST, TRELLIS_STATE_MOST, &number);
+
+    line->state = (int)number;
+    return good;
+}
+
+static bool set_rotate(struct plan_line *line, const char *value)
+{
+    long long number = ROTATE_FULL;
+    bool good = !strcmp(value, "full") || (whole(value, 0, TRANSFORM_BLOCK_MOST, &number) && number != 1
+                                           && !(number & (number - 1)));
 
     line->rotate = number;
     return good;
@@ -156,7 +187,10 @@ static const struct {
     {"group", set_group, "1 or more, or row"},
     {"zero", set_zero, "none, int or min"},
     {"scale_bits", set_scale_bits, "0, 6 or 8"},
-    {"rotate", set_rotate, "0, or a power of two from 2 to 65536"},
+    {"code", set_code, "scalar or trellis"},
+    {"rate", set_rate, "1, 1.5, 2, 2.5, 3, 3.5 or 4"},
+    {"state", set_state, "8 to 16"},
+    {"rotate", set_rotate, "0, a power of two from 2 to 65536, or full"},
     {"residual_chi", set_residual_chi, "0 or more"},
     {"residual_bits", set_residual_bits, "2, 3, 4, 5, 6, 8 or 16"},
 };
@@ -198,6 +232,17 @@ static int parse_pair(struct plan_line *line, char *pair, const char *path, int 
     return EX_OK;
 }
 
+/* What a trellis has no use for, and what nothing else has. */
+static const char *misplaced(const struct plan_line *line)
+{
+    if (!line->trellis)
+        return line->rate || line->state ? "rate and state go with code=trellis" : NULL;
+    if (!line->rate)
+        return "code=trellis without a rate";
+    return line->bits || line->has_group || line->has_zero || line->scale_bits
+               ? "bits, group, zero and scale_bits don't go with code=trellis" : NULL;
+}
+
 static int parse_line(struct plan *plan, char *text, const char *path, int number)
 {
     char *rest = NULL, *word;
@@ -215,6 +260,8 @@ static int parse_line(struct plan *plan, char *text, const char *path, int numbe
         rc = parse_pair(line, word, path, number);
     if (!rc && (line->chi > 0) + (line->keep > 0) + (line->tolerance > 0) > 1)
         rc = fail(EX_DATAERR, "'%s', line %d: more than one of chi, keep and tolerance", path, number);
+    if (!rc && misplaced(line))
+        rc = fail(EX_DATAERR, "'%s', line %d: %s", path, number, misplaced(line));
     if (!rc && line->sites && line->shape && shape_parse(line->shape, &shape) && shape.n_site != line->sites)
         rc = fail(EX_DATAERR, "'%s', line %d: shape %s has %d sites, sites says %d", path, number, line->shape,
                   shape.n_site, line->sites);

@@ -4,9 +4,9 @@
  *     GLOB key=value key=value ...
  *
  * The first line whose glob matches a weight's name counts. Keys: chi, keep, tolerance (one of the three), sites,
- * shape, dtype for mpo-decompose; bits, and with it group, zero, scale_bits, rotate, residual_chi, residual_bits for
- * quantize. Both programs read the same file, and each leaves alone what its line gives no key of its own for: one
- * of the three to the one, bits to the other. */
+ * shape, dtype for mpo-decompose; for quantize bits, and with it group, zero, scale_bits, or code=trellis, and with
+ * it rate and state; with both rotate, residual_chi, residual_bits. Both programs read the same file, and each leaves
+ * alone what its line gives no key of its own for: one of the three to the one, bits or code=trellis to the other. */
 #ifndef FIT_PLAN_H
 #define FIT_PLAN_H
 
@@ -15,6 +15,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+
+enum { ROTATE_FULL = -1 };       /* both sides over their whole width */
 
 struct plan_line {
     unsigned given;              /* bit k: the k-th key of plan.c's table was given */
@@ -26,10 +28,13 @@ struct plan_line {
     bool has_dtype, has_group, has_zero;
     struct dtype dtype;
     int bits;                    /* 0: not given */
+    bool trellis;                /* code=trellis; code=scalar is the default */
+    int rate;                    /* half bits per weight; 0: not given */
+    int state;                   /* 0: not given */
     int group;
     enum dtype_zero zero;
     int scale_bits;              /* 0 (f16; the default), 6, 8 */
-    int64_t rotate;              /* 0 (no turn; the default), or a power of two from 2 on */
+    int64_t rotate;              /* 0 (no turn; the default), a power of two from 2 on, or ROTATE_FULL ("full") */
     int64_t residual_chi;        /* 0 (none; the default) or more */
     int residual_bits;           /* 0: not given; 2 to 8, or 16 for cores in f16 */
 };

@@ -14,23 +14,19 @@
 /* Of the sequential target, times the mean diagonal of H. */
 static const double damping = .01;
 
-int64_t quantize_block(const struct quantization *how, int64_t in)
+/* What is turned on both sides must not see the same turn there: of a matrix near 1, T W T' would be one as well. */
+static uint64_t output_seed(const struct quantization *how)
 {
-    int64_t block = how->rotate ? transform_block(how->rotate, how->fold_input ? how->fold_input : in) : 1;
-
-    return block > 1 ? block : 0;
+    return (how->seed + 1) & INT64_MAX;
 }
 
-/* The turn of an operator's input: its own, or a new one. */
-static struct transform turn_of(const struct operator *op, const struct quantization *how)
+struct transform quantize_turn(const struct quantization *how, int64_t width)
 {
-    struct transform new = {.block = quantize_block(how, op->in), .seed = how->seed};
+    int64_t block = how->rotate > 0 ? transform_block(how->rotate, width) : 1;
 
-    if (op->input.block || new.block)
-        return op->input.block ? op->input : new;
-    if (how->rotate)
-        inform("'%s': no block of a turn divides %lld, not turned", op->name, (long long)op->in);
-    return (struct transform){0};
+    if (how->rotate == ROTATE_FULL)
+        return transform_full(width, how->seed);
+    return block > 1 ? (struct transform){.block = block, .seed = how->seed} : (struct transform){0};
 }
 
 static int64_t width_of(const struct operator *op, const struct quantization *how)
@@ -38,12 +34,27 @@ static int64_t width_of(const struct operator *op, const struct quantization *ho
     return how->fold_input ? how->fold_input : op->in;
 }
 
+/* The turns of an operator: its own, or new ones. */
+static void choose_turns(const struct operator *op, const struct quantization *how, struct transform *input,
+                         struct transform *output)
+{
+    *input = op->input;
+    *output = op->output;
+    if (!how->rotate || operator_is_turned(op))
+        return;
+    *input = quantize_turn(how, width_of(op, how));
+    if (how->rotate == ROTATE_FULL && !how->fold_output.block)
+        *output = transform_full(op->out, output_seed(how));
+    if (!input->block)
+        inform("'%s': no turn fits an input of %lld, which stays as it is", op->name, (long long)op->in);
+}
+
 /* Whether a core is plain and would get smaller. */
 static bool to_be_rounded(const struct tensor *core, struct dtype dtype, const char *name)
 {
     int64_t bytes = dtype_payload(dtype, core->rank, core->shape);
 
-    if (core->dtype.kind == DTYPE_GROUP)
+    if (dtype_is_packed(core->dtype))
         inform("'%s': packed already, kept", name);
     else if (bytes >= core->bytes)
         inform("'%s': %lld bytes packed against %lld, kept", name, (long long)bytes, (long long)core->bytes);
@@ -64,19 +75,6 @@ static float *take_floats(struct tensor *tensor)
     }
     tensor->data = NULL;
     return w;
-}
-
-/* w [out, in] becomes T w, with T turning pieces of size numbers each. */
-static void turn_output(struct transform transform, int64_t size, float *w, int64_t out, int64_t in)
-{
-    float *turned = xaligned((size_t)(out * in), sizeof *turned);
-
-    for (int64_t i = 0; i < out * in; i++)
-        turned[i % in * out + i / in] = w[i];
-    transform_rows(transform, turned, in * (out / size), size);
-    for (int64_t i = 0; i < out * in; i++)
-        w[i] = turned[i % in * out + i / in];
-    free(turned);
 }
 
 /* An operator of the mixture's tensors, which move; without a transform. */
@@ -100,8 +98,8 @@ static struct operator operator_of(struct mixture *m, const char *name)
 struct fitting {
     const struct quantization *how;
     struct rounded_matrix matrix;
-    struct transform transform;
-    int64_t width;
+    struct transform input, output;
+    int64_t width;               /* of the input's */
 };
 
 static int fit(const struct fitting *f, const float *w, struct operator *fitted, double *error, double *norm)
@@ -118,9 +116,16 @@ static int fit(const struct fitting *f, const float *w, struct operator *fitted,
     return EX_OK;
 }
 
+static void turn(const struct fitting *f, float *w)
+{
+    transform_rows(f->input, w, f->matrix.out * (f->matrix.in / f->width), f->width);
+    transform_columns(f->output, f->matrix.out, w, f->matrix.out, f->matrix.in);
+}
+
 static void turn_back(const struct fitting *f, float *w)
 {
-    transform_rows_inverse(f->transform, w, f->matrix.out * (f->matrix.in / f->width), f->width);
+    transform_rows_inverse(f->input, w, f->matrix.out * (f->matrix.in / f->width), f->width);
+    transform_columns_inverse(f->output, f->matrix.out, w, f->matrix.out, f->matrix.in);
 }
 
 static double held_out(const struct fitting *f, const float *w, const struct operator *fitted)
@@ -162,7 +167,7 @@ static int try_sequential(const struct fitting *f, const float *w, struct operat
     turn_back(f, plain);
     rc = aware_target(plain, f->matrix.out, f->how->moments, damping, target);
     if (!rc) {
-        transform_rows(f->transform, target, f->matrix.out * (f->matrix.in / f->width), f->width);
+        turn(f, target);
         rc = fit(f, target, &other, &error, &norm);
     }
     free(target);
@@ -185,16 +190,18 @@ static bool has_reference(const struct moment_set *set)
 
 static void tell(const struct operator *op, int64_t before, const struct quantized *result)
 {
-    char dtype[DTYPE_NAME], residual[64] = "", turned[64] = "";
+    char dtype[DTYPE_NAME], residual[64] = "";
+    struct text turned = {0};
 
     if (op->n_term > 1)
         snprintf(residual, sizeof residual, " + rank %lld", (long long)op->term[1].core[0].shape[3]);
-    if (result->input.block)
-        snprintf(turned, sizeof turned, ", turned in blocks of %lld", (long long)result->input.block);
+    transform_print(result->input, ", input by ", &turned);
+    transform_print(result->output, ", output by ", &turned);
     inform("'%s': %s%s%s%s, %lld bytes of %lld, relative error %.6g, weighted %.6g", op->name,
-           dtype_name(op->term[0].core[0].dtype, dtype), residual, turned,
+           dtype_name(op->term[0].core[0].dtype, dtype), residual, turned.data ? turned.data : "",
            result->sequential ? ", sequential target" : "", (long long)operator_bytes(op), (long long)before,
            difference_error(&result->difference), result->norm > 0 ? sqrt(result->error / result->norm) : 0);
+    text_free(&turned);
 }
 
 /* W is there in f32 alone from here on. */
@@ -205,16 +212,17 @@ static int fit_matrix(struct operator *op, struct fitting *f, const struct quant
     int rc;
 
     if (how->fold_output.block)
-        turn_output(how->fold_output, how->fold_size, w, op->out, op->in);
-    if (!op->input.block)
-        transform_rows(f->transform, w, op->out * (op->in / f->width), f->width);
+        transform_columns(how->fold_output, how->fold_size, w, op->out, op->in);
+    if (!operator_is_turned(op))
+        turn(f, w);
     rc = fit(f, w, &fitted, &result->error, &result->norm);
     if (!rc && has_reference(how->moments))
         rc = try_sequential(f, w, &fitted, result);
     if (!rc) {
         result->difference = operator_difference_from(w, &fitted);
         if (!how->fold_input)
-            fitted.input = f->transform;
+            fitted.input = f->input;
+        fitted.output = f->output;
         operator_free(op);
         *op = fitted;
         fitted = (struct operator){0};
@@ -234,23 +242,26 @@ static int quantize_matrix(struct operator *op, const struct quantization *how, 
                            struct quantized *result)
 {
     struct tensor *core = &op->term[0].core[0];
-    struct fitting f = {how, {op->name, op->out, op->in, NULL}, turn_of(op, how), width_of(op, how)};
+    struct fitting f = {.how = how, .matrix = {op->name, op->out, op->in, NULL}, .width = width_of(op, how)};
     int64_t before = core->bytes;
     int rc = EX_OK;
 
-    if (how->fold_output.block && op->out % how->fold_size)
+    if (how->fold_output.block && (op->out % how->fold_size || op->output.block))
         return cannot_fold(op);
     if (!to_be_rounded(core, how->dtype, op->name))
         return how->fold_output.block ? cannot_fold(op) : EX_OK;
+    choose_turns(op, how, &f.input, &f.output);
     result->done = true;
-    result->input = f.transform;
-    if (!how->moments && !how->residual_chi && !how->fold_output.block && transform_same(f.transform, op->input)) {
+    result->input = f.input;
+    result->output = f.output;
+    if (!how->moments && !how->residual_chi && !how->fold_output.block && transform_same(f.input, op->input)
+        && transform_same(f.output, op->output)) {
         rc = core_round(core, how->dtype, op->name, &result->difference);
         result->error = result->difference.squares;
         result->norm = result->difference.norm;
     } else {
         if (how->moments)
-            rc = views_find(views, how->moments, f.transform, f.width, &f.matrix.view);
+            rc = views_find(views, how->moments, f.input, f.width, feedback_block(how->dtype), &f.matrix.view);
         if (!rc)
             rc = fit_matrix(op, &f, how, result);
     }
@@ -259,7 +270,7 @@ static int quantize_matrix(struct operator *op, const struct quantization *how, 
     return rc;
 }
 
-/* Several cores: which of them are to be rounded, and whether the input's axis can be turned in all terms. */
+/* Several cores: which of them are to be rounded. */
 struct chains {
     const struct quantization *how;
     struct operator *op;
@@ -279,20 +290,22 @@ static void look_at_cores(struct chains *c)
     }
 }
 
-/* The input's axis lies in the last core of each term, which is on its way to f32 and codes. */
-static bool can_be_turned(const struct chains *c)
+/* The input's axis lies in the last core of each term, the output's in the first, which are on their way to f32 and
+ * codes. */
+static bool can_be_turned(const struct chains *c, bool output)
 {
     for (int t = 0; t < c->op->n_term; t++) {
         const struct chain *chain = &c->op->term[t];
+        int s = output ? 0 : chain->n_site - 1;
 
-        if (chain->core[chain->n_site - 1].shape[2] != c->op->in || !c->rounds[t][chain->n_site - 1])
+        if (chain->core[s].shape[output ? 1 : 2] != (output ? c->op->out : c->op->in) || !c->rounds[t][s])
             return false;
     }
     return true;
 }
 
 /* Cores to be rounded to f32, and turned. */
-static void open_cores(struct chains *c, struct transform transform)
+static void open_cores(struct chains *c, struct transform input, struct transform output)
 {
     for (int t = 0; t < c->op->n_term; t++)
         for (int s = 0; s < c->op->term[t].n_site; s++) {
@@ -304,8 +317,11 @@ static void open_cores(struct chains *c, struct transform transform)
             plain.bytes = 4 * tensor_count(core);
             plain.data = (unsigned char *)take_floats(core);
             *core = plain;
-            if (transform.block && s == c->op->term[t].n_site - 1)
-                transform_rows(transform, (float *)(void *)core->data, tensor_count(core) / c->op->in, c->op->in);
+            if (input.block && s == c->op->term[t].n_site - 1)
+                transform_rows(input, (float *)(void *)core->data, tensor_count(core) / c->op->in, c->op->in);
+            if (output.block && s == 0)
+                transform_columns(output, c->op->out, (float *)(void *)core->data, c->op->out,
+                                  tensor_count(core) / c->op->out);
         }
 }
 
@@ -322,16 +338,16 @@ static int round_plainly(struct chains *c, struct quantized *result)
     return rc;
 }
 
-/* With moments: op's transform is taken off for the time, so that all is in turned coordinates. */
+/* With moments: op's transforms are taken off for the time, so that all is in turned coordinates. */
 static int round_for_view(struct chains *c, const struct view *view, struct quantized *result)
 {
     struct operator *op = c->op;
-    struct transform transform = op->input;
+    struct transform input = op->input, output = op->output;
     int64_t count = op->out * op->in;
     float *w = xaligned((size_t)count, sizeof *w), *given;
     int rc = EX_OK;
 
-    op->input = (struct transform){0};
+    op->input = op->output = (struct transform){0};
     operator_dense(op, w);
     for (int t = 0; t < op->n_term && !rc; t++)
         rc = chain_round(&op->term[t], c->rounds[t], c->how->dtype, view, op->name);
@@ -345,9 +361,29 @@ static int round_for_view(struct chains *c, const struct view *view, struct quan
         free(given);
         result->error = weighted_error(view, w, op->out, op->in);
     }
-    op->input = transform;
+    op->input = input;
+    op->output = output;
     free(w);
     return rc;
+}
+
+/* Input and output are turned each for itself. */
+static void turn_cores(struct chains *c)
+{
+    struct operator *op = c->op;
+    struct transform input, output;
+
+    if (!c->how->rotate || operator_is_turned(op))
+        return;
+    choose_turns(op, c->how, &input, &output);
+    if (!can_be_turned(c, false))
+        input = (struct transform){0};
+    if (!can_be_turned(c, true))
+        output = (struct transform){0};
+    if (input.block || output.block)
+        open_cores(c, input, output);
+    op->input = input;
+    op->output = output;
 }
 
 static int quantize_chains(struct operator *op, const struct quantization *how, struct views *views,
@@ -361,17 +397,13 @@ static int quantize_chains(struct operator *op, const struct quantization *how, 
     look_at_cores(&c);
     if (how->residual_chi)
         inform("'%s': has several cores, and gets no residual", op->name);
-    if (how->rotate && !op->input.block && can_be_turned(&c)) {
-        struct transform transform = turn_of(op, how);
-
-        open_cores(&c, transform);
-        op->input = transform;
-    }
+    turn_cores(&c);
     result->done = c.count > 0;
     result->input = op->input;
+    result->output = op->output;
     if (result->done && how->moments) {
-        open_cores(&c, (struct transform){0});
-        rc = views_find(views, how->moments, op->input, op->in, &view);
+        open_cores(&c, (struct transform){0}, (struct transform){0});
+        rc = views_find(views, how->moments, op->input, op->in, feedback_block(how->dtype), &view);
         if (!rc)
             rc = round_for_view(&c, view, result);
     } else if (result->done)
@@ -401,7 +433,7 @@ int quantize_inverse(struct operator *op, struct dtype dtype)
 
     for (int t = 0; t < op->n_term; t++)
         for (int s = 0; s < op->term[t].n_site && !rc; s++)
-            if (op->term[t].core[s].dtype.kind == DTYPE_GROUP)
+            if (dtype_is_packed(op->term[t].core[s].dtype))
                 rc = round_inverse(&op->term[t].core[s], dtype, op->name);
     return rc;
 }

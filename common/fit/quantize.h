@@ -9,15 +9,15 @@
 #include "operator/difference.h"
 
 struct quantization {
-    struct dtype dtype;          /* a group format */
+    struct dtype dtype;          /* a packed format */
     const struct moment_set *moments;    /* what the matrix sees; NULL: every input the same, and rounding to nearest */
-    int64_t rotate;              /* 0, or a power of two: the most that a block of the input's turn has */
-    uint64_t seed;               /* of its signs */
+    int64_t rotate;              /* 0; a power of two: the most that a block of the input's turn has; ROTATE_FULL */
+    uint64_t seed;               /* of its signs; those of the output's are by the next one */
     int64_t fold_input;          /* 0, or the head size: see below */
     struct transform fold_output;    /* block 0: none; turns of fold_size rows each */
     int64_t fold_size;
     int64_t residual_chi;        /* 0, or the rank of a term beside the codes */
-    int residual_bits;           /* of its two cores: 2 to 8 (no offset, groups as in dtype), or 16: f16 */
+    int residual_bits;           /* of its two cores: 2 to 8 (no offset, groups as in dtype, or of 64), or 16: f16 */
     int alternations;            /* of codes and residual, at most; 1 or more */
 };
 
@@ -26,6 +26,7 @@ struct quantized {
     bool done;                   /* false: left as it is, and said so by inform() */
     bool sequential;             /* the codes are those of the sequential target (fit/aware.h) */
     struct transform input;      /* its turn, also where it isn't stored */
+    struct transform output;
     struct difference difference;    /* of W and what is stored; only its sums of squares where W was turned */
     double error, norm;          /* tr((W - W') H (W - W')'), tr(W H W'); of plain rounding the squares */
 };
@@ -38,13 +39,14 @@ void views_free(struct views *views);                    /* NULL is allowed */
 
 /* Rounds op in place.
  *
- * A matrix in one core: W is turned (with op's own input transform, where it has one, otherwise by rotate), then
- * rounded. With cross moments the sequential target is tried as well and kept where the held-out error is lower. With
- * a residual, W = Q + U V by alternating: Q rounds W - U V, U V fits W - Q; of all pairs as they are stored the best
- * is kept.
+ * A matrix in one core: W is turned (with op's own transforms, where it has any, otherwise by rotate: in blocks, its
+ * input; ROTATE_FULL, both sides by transform_full()), then rounded. What sees the same input shares its turn. With
+ * cross moments the sequential target is tried as well and kept where the held-out error is lower. With a residual,
+ * W = Q + U V by alternating: Q rounds W - U V, U V fits W - Q; of all pairs as they are stored the best is kept.
  * Several cores: with moments each core is rounded for the moments that reach it, from the input's side on, bonds
  * balanced before, and the next core is fitted to what the rounding of those behind it left; without, each to nearest.
- * Neither residual nor sequential target; turned only where the whole input lies in the last core of each term.
+ * Neither residual nor sequential target; turned only where the whole input lies in the last core of each term, and
+ * the whole output in the first one.
  * Cores that are packed already or would not get smaller stay.
  *
  * fold_input: the turn is that of heads (each piece of fold_input numbers turned in the same way) and isn't stored; op
@@ -60,8 +62,8 @@ int quantize_operator(struct operator *op, const struct quantization *how, struc
 /* Packed cores become plain ones of a dtype f32, f16 or bf16; the turn stays. EX_DATAERR where a number doesn't fit. */
 int quantize_inverse(struct operator *op, struct dtype dtype);
 
-/* The block of the turn, for an input of this width; 0 where none fits. */
-int64_t quantize_block(const struct quantization *how, int64_t in);
+/* The turn of an input of this width; none where none fits. */
+struct transform quantize_turn(const struct quantization *how, int64_t width);
 
 /* The turn of o_proj's input made one of v_proj's rows, head by head: what attention gives is a mean of values, and a
  * mean of turned ones is the mean turned. v_proj comes behind o_proj, so it is decided at the one and must come
@@ -85,8 +87,8 @@ void fold_note(struct fold *fold, const struct quantization *how, const struct q
 int fold_end(const struct fold *fold);
 void fold_free(struct fold *fold);
 
-/* What a line of a plan says of quantization, into *how: bits, scale_bits, rotate and residual_chi in any case, the
- * others where they are given. */
+/* What a line of a plan says of quantization, into *how, whose dtype is a group format: bits, scale_bits, rotate and
+ * residual_chi in any case, the others where they are given; with code=trellis the trellis format instead. */
 void quantization_set(struct quantization *how, const struct plan_line *line);
 
 /* The same for a history, from a line that gives all of them; what is 0 is left out. */
@@ -101,8 +103,8 @@ struct setting_list {
 };
 
 /* Writes the line of each setting, and one of the operator kept as it is (plan ""), as fit/curve.h has them; how
- * gives what settings leave open. Settings that change nothing are left out. Values are good; the first list is the
- * fastest to change. */
+ * gives what settings leave open. Settings that change nothing are left out. Values are good; lists may be empty, and
+ * the first one is the fastest to change. */
 int quantize_curves(const struct operator *op, const struct quantization *how, const struct setting_list *lists,
                     int n_list, struct views *views, struct output *output);
 

@@ -40,7 +40,7 @@ int core_round(struct tensor *core, struct dtype dtype, const char *name, struct
     struct tensor half;
     float *w;
 
-    if (dtype.kind == DTYPE_GROUP)
+    if (dtype_is_packed(dtype))
         return round_nearest(core, dtype, name, difference);
     half = tensor_new(dtype, core->rank, core->shape);
     w = xaligned((size_t)tensor_count(core), sizeof *w);
@@ -231,11 +231,11 @@ static int round_core(struct chain_rounding *c, int k, const struct behind *stor
     struct difference unused = {0};
     int rc = EX_OK;
 
-    if (c->dtype.kind != DTYPE_GROUP)
+    if (!dtype_is_packed(c->dtype))
         return core_round(core, c->dtype, c->name, &unused);
     h = moments_of_rows(c, k, stored, product);
     if (h.packed != c->view->h->packed)
-        rc = feedback_new(&h, 0, &own);
+        rc = feedback_new_blocks(&h, 0, feedback_block(c->dtype), &own);
     if (!rc)
         rc = compensate(core_floats(core), own ? own : c->view->feedback, c->dtype, core->rank, core->shape, c->name,
                         &packed, &result);

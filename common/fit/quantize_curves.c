@@ -34,7 +34,7 @@ struct trial {
 /* Whether a setting means something for the operator that the ones without it don't. */
 static bool applies(const struct trial *t)
 {
-    if (t->how.rotate && (t->op->input.block || !quantize_block(&t->how, t->op->in)))
+    if (t->how.rotate && (operator_is_turned(t->op) || !quantize_turn(&t->how, t->op->in).block))
         return false;
     return !t->how.residual_chi || (operator_is_matrix(t->op) && t->how.residual_chi <= least(t->op->out, t->op->in));
 }
@@ -85,8 +85,10 @@ static void combine(int64_t number, const struct setting_list *list, int n_list,
                     struct text *text)
 {
     for (int i = 0; i < n_list; i++) {
-        const char *value = list[i].value[number % list[i].count];
+        const char *value = list[i].count ? list[i].value[number % list[i].count] : NULL;
 
+        if (!value)
+            continue;
         number /= list[i].count;
         plan_set(line, list[i].key, value);
         if (strcmp(value, "0") != 0 && (line->residual_chi || strcmp(list[i].key, "residual_bits") != 0))
@@ -102,7 +104,7 @@ int quantize_curves(const struct operator *op, const struct quantization *how, c
     int rc = EX_OK;
 
     for (int i = 0; i < n_list; i++)
-        combinations *= lists[i].count;
+        combinations *= most(lists[i].count, 1);
     for (int64_t i = 0; i < combinations && !rc; i++) {
         struct plan_line line = {0};
         struct text text = {0};

@@ -20,7 +20,7 @@ static char *values_of(const char *name)
 static bool possible(const struct fold *fold, const struct operator *op, const struct quantization *how)
 {
     return fold->head_dim && op->in == fold->width && operator_is_dense(op)
-           && transform_block(how->rotate, fold->head_dim) > 1;
+           && quantize_turn(how, fold->head_dim).block;
 }
 
 int fold_prepare(struct fold *fold, const struct operator *op, bool (*wanted)(const char *name),

@@ -11,9 +11,10 @@ struct view {
     struct feedback *feedback;
 };
 
-/* The view of a set's inputs, turned in pieces of width (see moments_turn()); borrowed until the next call. */
+/* The view of a set's inputs, turned in pieces of width (see moments_turn()), with feedback by blocks of columns
+ * (see feedback_block()); borrowed until the next call. */
 int views_find(struct views *views, const struct moment_set *set, struct transform transform, int64_t width,
-               const struct view **view);
+               int64_t columns, const struct view **view);
 
 /* One matrix on its way, in turned coordinates. */
 struct rounded_matrix {

@@ -86,8 +86,11 @@ static void subtract_codes(float *d, const struct tensor *q)
 
 static struct dtype residual_dtype(const struct quantization *how)
 {
-    return how->residual_bits == 16 ? DTYPE(F16)
-                                    : (struct dtype){DTYPE_GROUP, how->residual_bits, how->dtype.group, ZERO_NONE, 0};
+    enum { GROUP = 64 };         /* beside trellis codes */
+    struct dtype groups = {.kind = DTYPE_GROUP, .bits = how->residual_bits, .zero = ZERO_NONE,
+                           .group = how->dtype.kind == DTYPE_GROUP ? how->dtype.group : GROUP};
+
+    return how->residual_bits == 16 ? DTYPE(F16) : groups;
 }
 
 /* uv, its cores freed before, becomes the fit of d as it is stored. */

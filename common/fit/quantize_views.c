@@ -14,7 +14,7 @@ struct kept_view {
     struct view view;
     char *set;                   /* the name of the moments */
     struct transform transform;
-    int64_t width;
+    int64_t width, columns;      /* columns: of the feedback's blocks */
     struct moments *turned;      /* where its factor can find them; NULL without a turn */
     double bytes;
 };
@@ -61,7 +61,8 @@ static void make_room(struct views *views, double bytes)
     drop(views, count);
 }
 
-static int make(struct views *views, const struct moment_set *set, struct transform transform, int64_t width)
+static int make(struct views *views, const struct moment_set *set, struct transform transform, int64_t width,
+                int64_t columns)
 {
     double n = (double)set->h.n, bytes = 4 * n * n + (transform.block ? 2 * n * n : 0);
     struct kept_view *made;
@@ -69,12 +70,13 @@ static int make(struct views *views, const struct moment_set *set, struct transf
 
     make_room(views, bytes);
     made = &views->kept[views->count];
-    *made = (struct kept_view){.set = xstrdup(set->name), .transform = transform, .width = width, .bytes = bytes};
+    *made = (struct kept_view){.set = xstrdup(set->name), .transform = transform, .width = width,
+                               .columns = columns, .bytes = bytes};
     if (transform.block) {
         made->turned = xmalloc(sizeof *made->turned);
         moments_turn(&set->h, transform, width, made->turned);
     }
-    rc = feedback_new(made->turned ? made->turned : &set->h, 0, &made->view.feedback);
+    rc = feedback_new_blocks(made->turned ? made->turned : &set->h, 0, columns, &made->view.feedback);
     views->count++;
     if (rc)
         drop(views, views->count);
@@ -82,7 +84,7 @@ static int make(struct views *views, const struct moment_set *set, struct transf
 }
 
 int views_find(struct views *views, const struct moment_set *set, struct transform transform, int64_t width,
-               const struct view **view)
+               int64_t columns, const struct view **view)
 {
     struct kept_view *last;
     int64_t block;
@@ -94,10 +96,10 @@ int views_find(struct views *views, const struct moment_set *set, struct transfo
     views->block = block;
     for (at = 0; at < views->count; at++)
         if (!strcmp(views->kept[at].set, set->name) && transform_same(views->kept[at].transform, transform)
-            && views->kept[at].width == width)
+            && views->kept[at].width == width && views->kept[at].columns == columns)
             break;
     if (at == views->count) {
-        if ((rc = make(views, set, transform, width)))
+        if ((rc = make(views, set, transform, width, columns)))
             return rc;
     } else {
         struct kept_view found = views->kept[at];

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "base/number.h"
 #include "base/parallel.h"
+#include "fit/compensate.h"
 #include "tensor/scales.h"
 
 #include <math.h>
@@ -167,12 +168,36 @@ static void round_band(void *context, int64_t item, int thread)
     free(w);
 }
 
+static int round_trellis(struct tensor *tensor, struct dtype dtype, const char *name, struct difference *difference)
+{
+    int64_t count = tensor_count(tensor);
+    float *w = xaligned((size_t)count, sizeof *w), *back;
+    struct compensated unused;
+    struct tensor packed;
+    int rc;
+
+    tensor_get(tensor, w);
+    if (!(rc = compensate_trellis(w, NULL, dtype, tensor->rank, tensor->shape, name, &packed, &unused))) {
+        back = xaligned((size_t)count, sizeof *back);
+        tensor_get(&packed, back);
+        difference_add(difference, w, back, count, 0);
+        free(back);
+        tensor_free(tensor);
+        *tensor = packed;
+    }
+    free(w);
+    return rc;
+}
+
 int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, struct difference *difference)
 {
-    struct tensor packed = tensor_new(dtype, tensor->rank, tensor->shape);
+    struct tensor packed;
     struct rounding r = {.from = tensor, .to = &packed};
     int64_t bands;
 
+    if (dtype.kind == DTYPE_TRELLIS)
+        return round_trellis(tensor, dtype, name, difference);
+    packed = tensor_new(dtype, tensor->rank, tensor->shape);
     group_layout(dtype, tensor->rank, tensor->shape, &r.layout);
     bands = (r.layout.rows + BAND - 1) / BAND;
     r.band = xcalloc((size_t)bands, sizeof *r.band);

@@ -1,5 +1,5 @@
-/* round.h - rounding to nearest: a matrix or core to a group format, with scale and offset from the range of each
- * group.
+/* round.h - rounding to nearest: a matrix or core to a packed format; a trellis format by compensate_trellis(), a
+ * group format with scale and offset from the range of each group.
  *
  *   none   scale = the value of largest magnitude / -2^(bits-1), as llama.cpp's Q4_0: that value keeps its sign
  *   and is hit
@@ -14,9 +14,9 @@
 
 #include "operator/difference.h"
 
-/* Replaces the tensor by its rounding to a group format (the old payload is freed), row by row in parallel, and
- * adds to *error. Peak memory is old and new payload. EX_DATAERR where a value is not finite or a scale overflows
- * f16; name is for the message. */
+/* Replaces the tensor by its rounding to a packed format (the old payload is freed), row by row in parallel, and adds
+ * to *error. Peak memory is old and new payload; of a trellis format, two f32 copies beside. EX_DATAERR where a value
+ * is not finite or a scale overflows f16; name is for the message. */
 int round_nearest(struct tensor *tensor, struct dtype dtype, const char *name, struct difference *difference);
 
 /* The inverse: replaces a tensor of any real dtype by its values in f32, f16 or bf16. EX_DATAERR where one is not

@@ -19,10 +19,10 @@ static bool has_numbers(const struct chain *chain)
 /* The class that trains a core of a term that is a matrix or low rank; 0 where none of those wanted does. */
 static unsigned class_of(const struct tensor *core, bool alone, unsigned train)
 {
-    if (core->dtype.kind == DTYPE_GROUP && train & TRAIN_SCALES)
+    if (dtype_is_packed(core->dtype) && train & TRAIN_SCALES)
         return TRAIN_SCALES;
     if (alone)
-        return core->dtype.kind == DTYPE_GROUP ? 0 : train & TRAIN_MATRICES;
+        return dtype_is_packed(core->dtype) ? 0 : train & TRAIN_MATRICES;
     return train & TRAIN_CORES;
 }
 
@@ -31,7 +31,7 @@ static struct placed *place_core(const struct device *device, struct tensor *cor
 {
     if (!class)
         return device->place(core, activations);
-    if (class != TRAIN_SCALES && core->dtype.kind == DTYPE_GROUP) {
+    if (class != TRAIN_SCALES && dtype_is_packed(core->dtype)) {
         struct tensor wide = tensor_new(DTYPE(F32), core->rank, core->shape);
 
         tensor_get(core, (float *)(void *)wide.data);
@@ -60,29 +60,15 @@ static struct term place_term(const struct device *device, struct chain *chain, 
     return term;
 }
 
-static float *place_signs(const struct device *device, struct transform transform, int64_t n)
-{
-    size_t bytes = (size_t)n * sizeof(float);
-    float *host, *sign;
-
-    if (!transform.block)
-        return NULL;
-    host = xmalloc(bytes);
-    sign = device->allocate(bytes);
-    transform_signs(transform, n, host);
-    device->upload(sign, host, bytes);
-    free(host);
-    return sign;
-}
-
 static struct applied *place(const struct device *device, struct operator *op, enum activations activations,
                              unsigned train)
 {
     struct applied *applied = xcalloc(1, sizeof *applied);
 
     *applied = (struct applied){.device = device, .out = op->out, .in = op->in, .input = op->input,
-                                .term = xcalloc((size_t)op->n_term, sizeof *applied->term),
-                                .sign = place_signs(device, op->input, op->in)};
+                                .output = op->output, .term = xcalloc((size_t)op->n_term, sizeof *applied->term),
+                                .turn_in = transform_place(device, op->input, op->in),
+                                .turn_out = transform_place(device, op->output, op->out)};
     for (int t = 0; t < op->n_term; t++)
         if (has_numbers(&op->term[t]))
             applied->term[applied->n_term++] = place_term(device, &op->term[t], activations, train);
@@ -110,7 +96,8 @@ void apply_free(struct applied *applied)
         sites_free(&term->sites);
     }
     if (applied) {
-        applied->device->release(applied->sign);
+        transform_displace(applied->device, &applied->turn_in);
+        transform_displace(applied->device, &applied->turn_out);
         free(applied->term);
     }
     free(applied);
@@ -128,7 +115,7 @@ int64_t apply_in(const struct applied *applied)
 
 int64_t apply_bytes(const struct applied *applied)
 {
-    int64_t sum = applied->sign ? applied->in * (int64_t)sizeof(float) : 0;
+    int64_t sum = transform_bytes(applied->input, applied->in) + transform_bytes(applied->output, applied->out);
 
     for (int t = 0; t < applied->n_term; t++) {
         const struct term *term = &applied->term[t];
@@ -146,7 +133,7 @@ int64_t apply_bytes(const struct applied *applied)
 
 int64_t apply_work(const struct applied *applied, int64_t n)
 {
-    double sum = applied->sign ? (double)applied->in * (1 + log2((double)applied->input.block)) : 0;
+    double sum = transform_work(applied->input, applied->in) + transform_work(applied->output, applied->out);
 
     for (int t = 0; t < applied->n_term; t++) {
         const struct term *term = &applied->term[t];
@@ -273,7 +260,7 @@ static void apply_nothing(const struct application *at, int64_t n)
     free(zeros);
 }
 
-/* Floats between factors, or of a turned input, at a time. */
+/* Floats between factors, or of a turned input or output, at a time. */
 enum { HIDDEN = 1 << 23 };
 
 /* Operators that take x as it is. kept, where it isn't NULL, is where all that lies between factors stays. */
@@ -303,19 +290,81 @@ static void apply_straight(const struct application *application, int count, con
     }
 }
 
-/* Operators of one transform. Of what is kept, the turned input comes first. */
+/* y = T' y of each row. */
+static void turn_output(const struct application *at, int64_t n)
+{
+    at->w->device->hadamard(at->y, at->stride, at->y, at->stride, &at->w->turn_out, true, n, at->w->out);
+}
+
+/* An operator whose turned output is added to y: it is made beside. */
+static void apply_beside(const struct application *at, const float *x, int64_t x_stride, int64_t n, float *kept)
+{
+    const struct device *device = at->w->device;
+    int64_t out = at->w->out;
+    struct application beside = {at->w, device->allocate((size_t)(n * out) * sizeof *beside.y), out, false};
+
+    apply_straight(&beside, 1, x, x_stride, n, kept);
+    turn_output(&beside, n);
+    for (int64_t row = 0; row < n; row++)
+        device->add_scaled(at->y + row * at->stride, beside.y + row * out, 1, out);
+    device->release(beside.y);
+}
+
+/* Operators that take x as it is, in the order of apply_alike(): a call that all share, but for those beside y. */
+static void apply_and_turn(const struct application *application, int count, const float *x, int64_t x_stride,
+                           int64_t n, float *kept)
+{
+    int shared = 0;
+
+    while (shared < count && !(application[shared].add && application[shared].w->output.block))
+        shared++;
+    if (shared)
+        apply_straight(application, shared, x, x_stride, n, kept);
+    if (kept)
+        kept += n * apply_hidden(application, shared);
+    for (int a = 0; a < count; a++) {
+        const struct application *at = &application[a];
+
+        if (a >= shared && at->add)
+            apply_beside(at, x, x_stride, n, kept);
+        else if (a >= shared)
+            apply_straight(at, 1, x, x_stride, n, kept);
+        if (at->w->output.block && !at->add)
+            turn_output(at, n);
+        if (kept && a >= shared)
+            kept += n * apply_hidden(at, 1);
+    }
+}
+
+/* Rows to turn at a time. */
+static int64_t rows_together(const struct application *application, int count, int64_t n)
+{
+    int64_t width = application->w->input.block ? application->w->in : 0;
+
+    for (int a = 0; a < count; a++)
+        if (application[a].add && application[a].w->output.block)
+            width = most(width, application[a].w->out);
+    return width ? least(HIDDEN / width + 1, n) : n;
+}
+
+/* Operators of one input transform, or of none. Of what is kept, the turned input comes first. */
 static void apply_turned(struct application *application, int count, const float *x, int64_t x_stride, int64_t n,
                          float *kept)
 {
     const struct applied *w = application->w;
-    int64_t step = kept ? n : least(HIDDEN / w->in + 1, n);
-    float *turned = kept ? kept : w->device->allocate((size_t)(step * w->in) * sizeof *turned);
+    int64_t step = kept ? n : rows_together(application, count, n);
+    float *turned = NULL;
 
+    if (w->input.block)
+        turned = kept ? kept : w->device->allocate((size_t)(step * w->in) * sizeof *turned);
     for (int64_t row = 0; row < n; row += step) {
         int64_t rows = least(n - row, step);
+        const float *at = x + row * x_stride;
 
-        w->device->hadamard(turned, w->in, x + row * x_stride, x_stride, w->sign, w->input.block, false, rows, w->in);
-        apply_straight(application, count, turned, w->in, rows, kept ? kept + n * w->in : NULL);
+        if (turned)
+            w->device->hadamard(turned, w->in, at, x_stride, &w->turn_in, false, rows, w->in);
+        apply_and_turn(application, count, turned ? turned : at, turned ? w->in : x_stride, rows,
+                       kept && turned ? kept + n * w->in : kept);
         for (int a = 0; a < count; a++)
             application[a].y += rows * application[a].stride;
     }
@@ -323,18 +372,20 @@ static void apply_turned(struct application *application, int count, const float
         w->device->release(turned);
 }
 
-struct application *apply_alike(struct application *next, struct application *all)
+int apply_alike(struct application *first, int count)
 {
-    struct application *end = next;
+    const struct transform input = first->w->input;
+    int alike = 0;
 
-    for (struct application *at = next; at < all; at++)
-        if (transform_same(at->w->input, next->w->input)) {
-            struct application other = *end;
+    for (int turned = 0; turned < 2; turned++)
+        for (int a = alike; a < count; a++)
+            if (transform_same(first[a].w->input, input) && (first[a].w->output.block > 0) == turned) {
+                struct application other = first[alike];
 
-            *end++ = *at;
-            *at = other;
-        }
-    return end;
+                first[alike++] = first[a];
+                first[a] = other;
+            }
+    return alike;
 }
 
 int64_t apply_kept(const struct application *application, int count)
@@ -342,7 +393,7 @@ int64_t apply_kept(const struct application *application, int count)
     int64_t floats = apply_hidden(application, count);
 
     for (int a = 0; a < count; a++) {
-        bool first = application[a].w->sign != NULL;
+        bool first = application[a].w->input.block != 0;
 
         for (int b = 0; b < a; b++)
             first = first && !transform_same(application[a].w->input, application[b].w->input);
@@ -361,16 +412,12 @@ void apply_keep(const struct application *application, int count, const float *x
     all = next = xmallocarray((size_t)count, sizeof *all);
     memcpy(all, application, (size_t)count * sizeof *all);
     while (next < all + count) {                     /* those that share the transform of the next one */
-        struct application *end = apply_alike(next, all + count);
-        int alike = (int)(end - next);
+        int alike = apply_alike(next, (int)(all + count - next));
+        int64_t floats = kept ? n * apply_kept(next, alike) : 0;
 
-        if (next->w->sign)
-            apply_turned(next, alike, x, x_stride, n, kept);
-        else
-            apply_straight(next, alike, x, x_stride, n, kept);
-        if (kept)
-            kept += n * apply_kept(next, alike);
-        next = end;
+        apply_turned(next, alike, x, x_stride, n, kept);
+        kept = kept ? kept + floats : NULL;
+        next += alike;
     }
     free(all);
 }

@@ -1,6 +1,7 @@
 /* apply.h - operators at work: y = x W' without ever holding W.
  *
- * An input transform turns x once for all operators of a call that share it.
+ * An input transform turns x once for all operators of a call that share it; an output transform turns what the terms
+ * give back, in place.
  * What is done depends on the terms: a dense or packed matrix is one product; a low-rank term two; any other chain is
  * contracted with the input core by core, from the side that costs less, or where all of that is more work than the
  * matrix itself, W is rebuilt tile by tile, and each tile used and dropped. Multiply-adds and moved numbers are counted
@@ -77,7 +78,8 @@ void apply_keep(const struct application *application, int count, const float *x
 void apply_back(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n,
                 const float *kept, float *dx, bool add);
 
-/* y [n, in]: rows of W by (host) index, as embeddings are looked up. */
+/* y [n, in]: rows of W by (host) index, as embeddings are looked up. With an output transform each is a sum of rows of
+ * the terms, and the call takes n times out times in multiply-adds. */
 void apply_gather(const struct applied *applied, const int32_t *index, int64_t n, float *y, int64_t stride);
 
 #endif

@@ -101,7 +101,24 @@ static void back_terms(const struct applied *w, struct back *b, const float **hi
     }
 }
 
-/* Operators of one transform: dx of their turned input. False where they have no terms, and dx wasn't touched. */
+/* dy of an operator's terms: turned as its output is turned back. Where that takes memory, it is the caller's. */
+static float *turn_dy(const struct application *at, struct back *b)
+{
+    const struct applied *w = at->w;
+    float *turned = NULL;
+
+    b->dy = at->y;
+    b->stride = at->stride;
+    if (w->output.block) {
+        turned = w->device->allocate((size_t)(b->n * w->out) * sizeof *turned);
+        w->device->hadamard(turned, w->out, at->y, at->stride, &w->turn_out, false, b->n, w->out);
+        b->dy = turned;
+        b->stride = w->out;
+    }
+    return turned;
+}
+
+/* Operators of one input transform: dx of their turned input. False where they have no terms, and dx wasn't touched. */
 static bool back_straight(const struct application *application, int count, const float *x, int64_t x_stride,
                           int64_t n, const float *hidden, float *dx, bool add)
 {
@@ -111,9 +128,10 @@ static bool back_straight(const struct application *application, int count, cons
     float *dhidden = width ? device->allocate((size_t)(n * width) * sizeof *dhidden) : NULL;
 
     for (int a = 0; a < count; a++) {
-        b.dy = application[a].y;
-        b.stride = application[a].stride;
+        float *turned = turn_dy(&application[a], &b);
+
         back_terms(application[a].w, &b, &hidden, dhidden);
+        device->release(turned);
     }
     device->release(dhidden);
     return b.add;
@@ -129,7 +147,7 @@ static void back_turned(const struct application *application, int count, int64_
 
     if (!back_straight(application, count, kept, in, n, kept + n * in, turned, false))
         w->device->clear(turned, n * in);
-    w->device->hadamard(to, in, turned, in, w->sign, w->input.block, true, n, in);
+    w->device->hadamard(to, in, turned, in, &w->turn_in, true, n, in);
     if (add)
         w->device->add_scaled(dx, turned, 1, n * in);
     w->device->release(turned);
@@ -145,16 +163,15 @@ void apply_back(const struct application *application, int count, const float *x
     all = next = xmallocarray((size_t)count, sizeof *all);
     memcpy(all, application, (size_t)count * sizeof *all);
     while (next < all + count) {
-        struct application *end = apply_alike(next, all + count);
-        int alike = (int)(end - next);
+        int alike = apply_alike(next, (int)(all + count - next));
 
-        if (next->w->sign) {
+        if (next->w->input.block) {
             back_turned(next, alike, n, kept, dx, add);
             add = true;
         } else
             add = back_straight(next, alike, x, x_stride, n, kept, dx, add);
         kept += n * apply_kept(next, alike);
-        next = end;
+        next += alike;
     }
     if (!add)
         all->w->device->clear(dx, n * all->w->in);

@@ -1,5 +1,6 @@
 /* apply_gather.c - rows of W by index, for embeddings. */
 #include "base/memory.h"
+#include "base/number.h"
 #include "operator/apply_internal.h"
 
 #include <stdlib.h>
@@ -119,7 +120,7 @@ static void gather_zeros(const struct gathering *g)
 /* Rows that are looked up together: a workspace's of the widest matrix that is made of them. */
 static int64_t rows_together(const struct applied *applied)
 {
-    int64_t width = applied->in;
+    int64_t width = applied->output.block ? most(applied->in, applied->out) : applied->in;
 
     for (int t = 0; t < applied->n_term; t++) {
         const struct term *term = &applied->term[t];
@@ -130,29 +131,65 @@ static int64_t rows_together(const struct applied *applied)
     return FLOATS / width + 1;
 }
 
+/* Rows of what the terms give, behind the input's turn. */
+static void gather_terms(const struct applied *applied, struct gathering g)
+{
+    if (!applied->n_term)
+        gather_zeros(&g);
+    for (int t = 0; t < applied->n_term; t++) {
+        const struct term *term = &applied->term[t];
+
+        if (term->kind == TERM_MATRIX)
+            gather_matrix(term->w[0], &g);
+        else if (term->kind == TERM_LOW_RANK)
+            gather_low_rank(term->w, &g);
+        else
+            gather_chain(&term->sites, &g);
+        g.add = true;
+    }
+}
+
+/* Row o of T' Z is the sum over all rows of Z with the numbers of T e_o. */
+static void gather_turned(const struct applied *applied, const struct gathering *g, int64_t rows)
+{
+    const struct device *device = g->device;
+    int64_t out = applied->out, in = g->in, step = least(rows, out);
+    float *unit = xcalloc((size_t)(g->n * out), sizeof *unit);
+    float *left = device->allocate((size_t)(g->n * out + 2 * step * in) * sizeof *left);
+    float *right = left + g->n * out, *turned = right + step * in;
+    int32_t *row = xmallocarray((size_t)step, sizeof *row);
+
+    for (int64_t i = 0; i < g->n; i++)
+        unit[i * out + g->index[i]] = 1;
+    device->upload(left, unit, (size_t)(g->n * out) * sizeof *left);
+    device->hadamard(left, out, left, out, &applied->turn_out, false, g->n, out);
+    for (int64_t first = 0; first < out; first += step) {
+        int64_t count = least(out - first, step);
+
+        for (int64_t r = 0; r < count; r++)
+            row[r] = (int32_t)(first + r);
+        gather_terms(applied, (struct gathering){device, row, count, in, right, in, false});
+        device->permute(turned, right, 2, (int64_t[]){count, in}, (int[]){1, 0});
+        device->gemm(1, left + first, out, turned, count, first ? 1 : 0, g->y, g->stride, g->n, in, count);
+    }
+    free(row);
+    free(unit);
+    device->release(left);
+}
+
 void apply_gather(const struct applied *applied, const int32_t *index, int64_t n, float *y, int64_t stride)
 {
     int64_t rows = applied->in ? rows_together(applied) : n;
 
     for (int64_t first = 0; first < n && applied->in; first += rows) {
-        struct gathering g = {applied->device, index + first, n - first < rows ? n - first : rows, applied->in,
-                              y + first * stride, stride, false};
+        struct gathering g = {applied->device, index + first, least(n - first, rows), applied->in, y + first * stride,
+                              stride, false};
 
-        if (!applied->n_term)
-            gather_zeros(&g);
-        for (int t = 0; t < applied->n_term; t++) {
-            const struct term *term = &applied->term[t];
-
-            if (term->kind == TERM_MATRIX)
-                gather_matrix(term->w[0], &g);
-            else if (term->kind == TERM_LOW_RANK)
-                gather_low_rank(term->w, &g);
-            else
-                gather_chain(&term->sites, &g);
-            g.add = true;
-        }
-        if (applied->sign)
-            applied->device->hadamard(g.y, stride, g.y, stride, applied->sign, applied->input.block, true, g.n,
-                                      applied->in);
+        if (applied->output.block)
+            gather_turned(applied, &g, rows);
+        else
+            gather_terms(applied, g);
+        if (applied->input.block)
+            applied->device->hadamard(g.y, stride, g.y, stride, &applied->turn_in, true, g.n, applied->in);
     }
 }

@@ -58,8 +58,8 @@ struct applied {
     int64_t out, in;
     int n_term;                  /* terms without numbers are left out */
     struct term *term;
-    struct transform input;
-    float *sign;                 /* [in] of the transform, on the device; NULL without one */
+    struct transform input, output;
+    struct hadamard turn_in, turn_out;           /* these on the device */
 };
 
 /* What moving a float costs, in multiply-adds: measured on AVX-512 with one thread, some 50 against 1.2 per ns. */
@@ -88,8 +88,9 @@ void sites_apply(const struct sites *sites, float *y, int64_t stride, bool add, 
 void sites_back(const struct sites *sites, const float *dy, int64_t dy_stride, const float *x, int64_t x_stride,
                 int64_t n, float *dx, bool add);
 
-/* Brings those that share the transform of the first of next..all-1 to the front; behind the last of them. */
-struct application *apply_alike(struct application *next, struct application *all);
+/* Brings those that share the input transform of the first one to the front, of these those with an output transform
+ * to the end: an order that depends on the transforms alone. Returns how many they are. */
+int apply_alike(struct application *first, int count);
 
 /* Floats between the factors of all low-rank terms, of one column. */
 int64_t apply_hidden(const struct application *application, int count);

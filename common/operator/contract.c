@@ -58,7 +58,8 @@ static int64_t common_multiple(int64_t a, int64_t b)
 
 void contraction_begin(struct contraction *c, const struct operator *op)
 {
-    *c = (struct contraction){.op = op, .band = 1, .left = xcalloc((size_t)op->n_term, sizeof *c->left),
+    *c = (struct contraction){.op = op, .band = op->output.block ? op->out : 1,
+                              .left = xcalloc((size_t)op->n_term, sizeof *c->left),
                               .rest = xcalloc((size_t)op->n_term, sizeof *c->rest)};
     for (int t = 0; t < op->n_term; t++) {
         const struct chain *chain = &op->term[t];
@@ -212,14 +213,15 @@ void contraction_rows(const struct contraction *c, int64_t first, int64_t rows, 
         else
             chain_rows(c, t, first, rows, w);
     transform_rows_inverse(c->op->input, w, rows, c->op->in);
+    transform_columns_inverse(c->op->output, c->op->out, w, rows, c->op->in);
 }
 
 /* Rows of about this many numbers at a time, in whole bands. */
-enum { NUMBERS = 1 << 21 };
+enum { FLOATS = 1 << 21 };
 
 int64_t contraction_step(const struct contraction *c)
 {
-    int64_t rows = NUMBERS / (c->op->in ? c->op->in : 1) / c->band * c->band;
+    int64_t rows = FLOATS / (c->op->in ? c->op->in : 1) / c->band * c->band;
 
     return rows > c->band ? rows : c->band;
 }

@@ -63,14 +63,15 @@ static int check_terms(const struct source *source, const struct record *record,
     return EX_OK;
 }
 
-/* What a record's map says beyond what is known would be lost, and may change what the numbers mean. The transform
- * stands with the first core. */
+/* What a record's map says beyond what is known would be lost, and may change what the numbers mean. Transforms stand
+ * with the first core. */
 static int check_members(const struct source *source, const struct record *record)
 {
     static const char *const known[] = {"kind", "name", "term", "site", "dtype", "shape", "bytes"};
 
     for (void *m = json_first(record->map); m; m = json_following(record->map, m)) {
-        bool found = operator_begins(record) && record->kind == RECORD_CORE && !strcmp(json_key(m), "input");
+        bool turn = !strcmp(json_key(m), "input") || !strcmp(json_key(m), "output");
+        bool found = turn && operator_begins(record) && record->kind == RECORD_CORE;
 
         for (size_t i = 0; i < sizeof known / sizeof *known; i++)
             found = found || !strcmp(json_key(m), known[i]);
@@ -110,14 +111,16 @@ static int read_cores(struct source *source, const struct record *record, struct
 }
 
 /* Once the width is known. */
-static int read_input(const struct source *source, const struct record *record, struct operator *op)
+static int read_transform(const struct source *source, const struct record *record, const char *side, int64_t width,
+                          struct transform *transform)
 {
-    const struct json *input = json_at(record->map, "input");
+    const struct json *stated = json_at(record->map, side);
 
-    if (!input || transform_parse(input, op->in, &op->input))
+    if (!stated || transform_parse(stated, width, transform))
         return EX_OK;
-    return bad_operator(source, record, "bad 'input', expected {\"signs\": 0 to 2^63 - 1, \"hadamard\": a power of two "
-                        "from 2 to %d that divides %lld}", TRANSFORM_BLOCK_MOST, (long long)op->in);
+    return bad_operator(source, record, "bad '%s', expected {\"signs\": 0 to 2^63 - 1, \"hadamard\": a power of two "
+                        "from 2 to %d that divides %lld}, and perhaps \"hartley\": 2 to %d, which divides what is left",
+                        side, TRANSFORM_BLOCK_MOST, (long long)width, TRANSFORM_MIX_MOST);
 }
 
 int operator_read(struct source *source, const struct record *record, struct operator *op)
@@ -138,7 +141,9 @@ int operator_read(struct source *source, const struct record *record, struct ope
     if (!rc)
         rc = check_terms(source, record, op);
     if (!rc)
-        rc = read_input(source, record, op);
+        rc = read_transform(source, record, "input", op->in, &op->input);
+    if (!rc)
+        rc = read_transform(source, record, "output", op->out, &op->output);
     if (rc)
         operator_free(op);
     return rc;
@@ -148,14 +153,16 @@ int operator_read(struct source *source, const struct record *record, struct ope
 static struct record record_of(const struct operator *op, int term, int site)
 {
     const struct chain *chain = &op->term[term];
-    struct json *input = term || site ? NULL : transform_json(op->input);
+    bool turned = operator_is_turned(op);
     struct record record;
 
-    if (operator_is_matrix(op) && !input)
+    if (operator_is_matrix(op) && !turned)
         return record_tensor(op->name, chain->core->dtype, 2, (int64_t[]){op->out, op->in});
     record = record_core(op->name, term, op->n_term, site, chain->n_site, &chain->core[site]);
-    if (input)
-        json_put(record.map, "input", input);
+    if (op->input.block && !term && !site)
+        json_put(record.map, "input", transform_json(op->input));
+    if (op->output.block && !term && !site)
+        json_put(record.map, "output", transform_json(op->output));
     return record;
 }
 
@@ -199,9 +206,14 @@ bool operator_is_matrix(const struct operator *op)
     return op->n_term == 1 && op->term[0].n_site == 1;
 }
 
+bool operator_is_turned(const struct operator *op)
+{
+    return op->input.block || op->output.block;
+}
+
 bool operator_is_dense(const struct operator *op)
 {
-    return operator_is_matrix(op) && !op->input.block && op->term[0].core[0].dtype.kind != DTYPE_GROUP;
+    return operator_is_matrix(op) && !operator_is_turned(op) && !dtype_is_packed(op->term[0].core[0].dtype);
 }
 
 int64_t operator_parameters(const struct operator *op)

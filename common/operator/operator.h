@@ -5,7 +5,7 @@
  *
  * With row index o = (o_0, o_1, ...) and column index i = (i_0, i_1, ...), first digits most significant,
  * W[o, i] = sum over terms of  core_0[0, o_0, i_0, :] core_1[:, o_1, i_1, :] ... core_n-1[:, o_n-1, i_n-1, 0].
- * With an input transform T, W is that sum times T (operator/transform.h).
+ * With transforms T_in and T_out of input and output, W is T_out' times that sum times T_in (operator/transform.h).
  * A dense or a packed matrix is one term with one core [1, out, in, 1]; a low-rank product one term with two cores
  * [1, out, 1, chi] and [chi, 1, in, 1]. Each core has a dtype of its own; W is exactly what the stored cores give. */
 #ifndef OPERATOR_OPERATOR_H
@@ -27,6 +27,7 @@ struct operator {
     int n_term;
     struct chain *term;          /* n_term of them, owned */
     struct transform input;      /* what the input goes through before the terms */
+    struct transform output;     /* and the inverse of which the output goes through behind them */
 };
 
 /* True where the record begins an operator: a matrix in one piece, or the first core of one. */
@@ -43,10 +44,13 @@ int operator_write(struct writer *writer, const struct operator *op);
 /* One term with the cores given; the cores move into it. out and in follow from them. */
 struct operator operator_from_cores(const char *name, int n_site, struct tensor *cores);
 
+/* True where there is a transform on either side. */
+bool operator_is_turned(const struct operator *op);
+
 /* One core holding a matrix [out, in]; the tensor moves into it. */
 struct operator operator_from_matrix(const char *name, struct tensor *matrix);
 
-/* True for one term with one core; with an input transform that isn't W yet. */
+/* True for one term with one core; with a transform that isn't W yet. */
 bool operator_is_matrix(const struct operator *op);
 
 /* True for one core in a plain dtype and no transform: what any safetensors reader understands. */
@@ -68,8 +72,9 @@ void operator_dense(const struct operator *op, float *w);
  * number is not finite, or too large for f16; then op is as it was. */
 int operator_contract(struct operator *op, struct dtype dtype);
 
-/* W band by band, so that it need not be there in full. A band is the rows that share o_0, in each of the terms:
- * of a chain whose first site has few rows, or of two with different ones, it may still be all of W. */
+/* W band by band, so that it need not be there in full. A band is the rows that share o_0, in each of the terms, and
+ * with an output transform all rows: of a chain whose first site has few rows, or of two with different ones, it may
+ * still be all of W. */
 struct contraction {
     const struct operator *op;   /* borrowed */
     int64_t band;                /* rows that are worth computing together: pass multiples of it, save at the end */

@@ -78,8 +78,10 @@ static void add_record(struct summary *summary, const struct record *record, con
 
     if (record->kind != RECORD_CORE || !w || w->kind != RECORD_CORE || strcmp(w->name, record->name))
         w = add_weight(summary, record);
-    if (record->kind == RECORD_CORE && operator_begins(record))
-        w->stated = json_keep(json_at(record->map, "input"));
+    if (record->kind == RECORD_CORE && operator_begins(record)) {
+        w->stated_input = json_keep(json_at(record->map, "input"));
+        w->stated_output = json_keep(json_at(record->map, "output"));
+    }
     describe(w, record);
     w->cores++;
     w->bytes = sum(w->bytes, record->bytes);
@@ -137,13 +139,16 @@ static int verify_record(struct source *source, const struct record *record)
     return rc;
 }
 
-/* The transform, whose width is known once all cores were there. */
-static int read_input(struct weight *w, const char *where)
+/* The transforms, whose widths are known once all cores were there. */
+static int read_transforms(struct weight *w, const char *where)
 {
-    if (!w->stated || transform_parse(w->stated, w->shape[1], &w->input))
-        return EX_OK;
-    return fail(EX_DATAERR, "'%s': '%s': bad 'input', which is no transform of %lld columns", where, w->name,
-                (long long)w->shape[1]);
+    if (w->stated_input && !transform_parse(w->stated_input, w->shape[1], &w->input))
+        return fail(EX_DATAERR, "'%s': '%s': bad 'input', which is no transform of %lld columns", where, w->name,
+                    (long long)w->shape[1]);
+    if (w->stated_output && !transform_parse(w->stated_output, w->shape[0], &w->output))
+        return fail(EX_DATAERR, "'%s': '%s': bad 'output', which is no transform of %lld rows", where, w->name,
+                    (long long)w->shape[0]);
+    return EX_OK;
 }
 
 static void count_up(struct summary *summary)
@@ -182,7 +187,7 @@ int summary_take(struct summary *summary, struct source *source, bool verify)
             return rc;
     }
     for (size_t i = 0; i < summary->n_weight && !rc; i++)
-        rc = read_input(&summary->weight[i], source->name);
+        rc = read_transforms(&summary->weight[i], source->name);
     if (rc)
         return rc;
     summary->file_bytes = source->is_model ? source->model.file_bytes : source->reader.offset;
@@ -202,6 +207,8 @@ static struct json *weight_json(const struct weight *w)
     json_put(object, "cores", json_make_string(w->description));
     if (w->input.block)
         json_put(object, "input", transform_json(w->input));
+    if (w->output.block)
+        json_put(object, "output", transform_json(w->output));
     json_put(object, "parameters", json_make_int(w->parameters));
     json_put(object, "stored_parameters", json_make_int(w->stored_parameters));
     json_put(object, "bytes", json_make_int(w->bytes));
@@ -238,7 +245,8 @@ void summary_free(struct summary *summary)
     for (size_t i = 0; i < summary->n_weight; i++) {
         free(summary->weight[i].name);
         free(summary->weight[i].description);
-        json_drop(summary->weight[i].stated);
+        json_drop(summary->weight[i].stated_input);
+        json_drop(summary->weight[i].stated_output);
     }
     free(summary->weight);
     free(summary->name);

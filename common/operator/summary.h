@@ -18,8 +18,8 @@ struct weight {
     char stored[16];             /* the type there where it has another name: "Q4_1"; otherwise "" */
     char *description;           /* "f16 576x576", "f16 1x576x1x100 100x1x576x1" */
     int cores;
-    struct transform input;
-    struct json *stated;         /* what the first core says of it */
+    struct transform input, output;
+    struct json *stated_input, *stated_output;   /* what the first core says of them */
 };
 
 struct summary {

@@ -1,5 +1,5 @@
 /* dtype.c - names and sizes of the number formats. */
-#include "tensor/dtype.h"
+#include "tensor/trellis.h"
 #include "base/memory.h"
 
 #include <stdio.h>
@@ -55,6 +55,31 @@ static bool parse_group(const char *name, struct dtype *dtype)
     return true;
 }
 
+bool dtype_trellis(int half_bits, int state, struct dtype *dtype)
+{
+    bool whole = half_bits % 2 == 0;
+
+    if (half_bits < 2 || half_bits > 8 || state < TRELLIS_STATE_LEAST || state > TRELLIS_STATE_MOST)
+        return false;
+    *dtype = (struct dtype){.kind = DTYPE_TRELLIS, .bits = whole ? half_bits / 2 : half_bits, .step = whole ? 1 : 2,
+                            .state = state};
+    return true;
+}
+
+static bool parse_trellis(const char *name, struct dtype *dtype)
+{
+    struct dtype trellis;
+    char again[DTYPE_NAME];
+
+    for (int half_bits = 2; half_bits <= 8; half_bits++)
+        for (int state = TRELLIS_STATE_LEAST; state <= TRELLIS_STATE_MOST; state++)
+            if (dtype_trellis(half_bits, state, &trellis) && !strcmp(dtype_name(trellis, again), name)) {
+                *dtype = trellis;
+                return true;
+            }
+    return false;
+}
+
 bool dtype_parse(const char *name, struct dtype *dtype)
 {
     for (int kind = 0; kind < DTYPE_GROUP; kind++)
@@ -62,14 +87,17 @@ bool dtype_parse(const char *name, struct dtype *dtype)
             *dtype = (struct dtype){.kind = (enum dtype_kind)kind};
             return true;
         }
-    return parse_group(name, dtype);
+    return parse_group(name, dtype) || parse_trellis(name, dtype);
 }
 
 const char *dtype_name(struct dtype dtype, char buffer[DTYPE_NAME])
 {
-    if (dtype.kind != DTYPE_GROUP)
+    if (!dtype_is_packed(dtype))
         return plain[dtype.kind].name;
-    if (dtype.group == GROUP_ROW)
+    if (dtype.kind == DTYPE_TRELLIS)
+        snprintf(buffer, DTYPE_NAME, "t%d%s-%d", dtype.bits / dtype.step, dtype.bits % dtype.step ? ".5" : "",
+                 dtype.state);
+    else if (dtype.group == GROUP_ROW)
         snprintf(buffer, DTYPE_NAME, "q%d-row-%s", dtype.bits, dtype_zero_names[dtype.zero]);
     else
         snprintf(buffer, DTYPE_NAME, "q%d-%d-%s", dtype.bits, dtype.group, dtype_zero_names[dtype.zero]);
@@ -80,18 +108,25 @@ const char *dtype_name(struct dtype dtype, char buffer[DTYPE_NAME])
 
 bool dtype_same(struct dtype a, struct dtype b)
 {
-    return a.kind == b.kind && (a.kind != DTYPE_GROUP || (a.bits == b.bits && a.group == b.group && a.zero == b.zero
-                                                          && a.scale_bits == b.scale_bits));
+    if (a.kind != b.kind || !dtype_is_packed(a))
+        return a.kind == b.kind;
+    return a.bits == b.bits && (a.kind == DTYPE_TRELLIS ? a.step == b.step && a.state == b.state
+                                : a.group == b.group && a.zero == b.zero && a.scale_bits == b.scale_bits);
+}
+
+bool dtype_is_packed(struct dtype dtype)
+{
+    return dtype.kind == DTYPE_GROUP || dtype.kind == DTYPE_TRELLIS;
 }
 
 bool dtype_is_real(struct dtype dtype)
 {
-    return dtype.kind <= DTYPE_F64 || dtype.kind == DTYPE_GROUP;
+    return dtype.kind <= DTYPE_F64 || dtype_is_packed(dtype);
 }
 
 int dtype_size(struct dtype dtype)
 {
-    return dtype.kind == DTYPE_GROUP ? 0 : plain[dtype.kind].size;
+    return dtype_is_packed(dtype) ? 0 : plain[dtype.kind].size;
 }
 
 /* An empty tensor has no bytes that bound its other axes: those are bounded here, or loops over empty rows never
@@ -115,11 +150,14 @@ int64_t dtype_payload(struct dtype dtype, int rank, const int64_t *shape)
 {
     int64_t bytes = dtype_size(dtype);
     struct group_layout layout;
+    struct trellis_layout trellis;
 
     if (!empty_good(rank, shape))
         return -1;
     if (dtype.kind == DTYPE_GROUP)
         return group_layout(dtype, rank, shape, &layout) ? layout.total : -1;
+    if (dtype.kind == DTYPE_TRELLIS)
+        return trellis_layout(dtype, rank, shape, &trellis) ? trellis.total : -1;
     for (int axis = 0; axis < rank; axis++)
         if (!size_multiply(bytes, shape[axis], &bytes))
             return -1;
@@ -155,20 +193,26 @@ static int64_t packed_bytes(int64_t count, int bits)
     return (count * bits + 7) / 8;
 }
 
-bool group_layout(struct dtype dtype, int rank, const int64_t *shape, struct group_layout *layout)
+bool dtype_rows(int rank, const int64_t *shape, int64_t *rows, int64_t *length)
 {
-    struct group_layout l = {.rows = 1, .length = 1};
     int axis = rank - 1;
-    int64_t whole;
 
     while (axis > 0 && shape[axis] == 1)
         axis--;
-    if (axis >= 0)
-        l.length = shape[axis];
+    *length = axis >= 0 ? shape[axis] : 1;
+    *rows = 1;
     for (int a = 0; a < axis; a++)
-        if (!size_multiply(l.rows, shape[a], &l.rows))
+        if (!size_multiply(*rows, shape[a], rows))
             return false;
-    if (l.length < 0 || l.length > INT64_MAX / 16)
+    return *length >= 0 && *length <= INT64_MAX / 16;
+}
+
+bool group_layout(struct dtype dtype, int rank, const int64_t *shape, struct group_layout *layout)
+{
+    struct group_layout l = {0};
+    int64_t whole;
+
+    if (!dtype_rows(rank, shape, &l.rows, &l.length))
         return false;
     l.group = dtype.group == GROUP_ROW ? (l.length ? l.length : 1) : dtype.group;
     l.groups = (l.length + l.group - 1) / l.group;

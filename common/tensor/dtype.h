@@ -1,4 +1,4 @@
-/* dtype.h - the registry of number formats: plain ones, and groups of packed codes with a scale.
+/* dtype.h - the registry of number formats: plain ones, groups of packed codes with a scale, and trellis codes.
  *
  * A group format "q4-64-min" has bits (2, 3, 4, 5, 6, 8), a group length (1 or more, or "row": the whole row) and
  * an offset:
@@ -13,7 +13,10 @@
  * sign. Zero points stay as they are.
  *
  * Rows run along the last axis longer than 1; groups never cross rows, and a short last group has its own scale and
- * offset. A payload is up to GROUP_PLANES planes, each starting at a multiple of 64 bytes (see struct group_layout). */
+ * offset. A payload is up to GROUP_PLANES planes, each starting at a multiple of 64 bytes (see struct group_layout).
+ *
+ * A trellis format "t2-12", "t2.5-12" has a rate in bits per weight (1 to 4 by halves) and a state of 8 to 16 bits: see
+ * tensor/trellis.h. */
 #ifndef TENSOR_DTYPE_H
 #define TENSOR_DTYPE_H
 
@@ -21,7 +24,7 @@
 #include <stdint.h>
 
 enum dtype_kind { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F64, DTYPE_U8, DTYPE_I8, DTYPE_I16, DTYPE_I32, DTYPE_I64,
-                  DTYPE_BOOL, DTYPE_GROUP };
+                  DTYPE_BOOL, DTYPE_GROUP, DTYPE_TRELLIS };
 enum dtype_zero { ZERO_NONE, ZERO_INT, ZERO_MIN };
 
 enum { GROUP_ROW = 0 };          /* group: the whole row */
@@ -32,9 +35,11 @@ enum { DTYPE_NAME = 32 };        /* bytes of a name, terminated */
 
 struct dtype {
     enum dtype_kind kind;
-    int bits, group;             /* of DTYPE_GROUP only */
+    int bits;                    /* of a code: of a weight of DTYPE_GROUP, of a step of DTYPE_TRELLIS; others: 0 */
+    int group;                   /* of DTYPE_GROUP only, as the next two */
     enum dtype_zero zero;
     int scale_bits;              /* 0: f16 scales and minima; 6 or 8: integers with factors, in super-blocks */
+    int step, state;             /* of DTYPE_TRELLIS only: weights per step, 1 or 2; bits of a state */
 };
 
 #define DTYPE(k) ((struct dtype){.kind = DTYPE_##k})
@@ -48,18 +53,28 @@ extern const char *const dtype_float_names[];
 /* The dtype a name stands for; false where there is none. */
 bool dtype_parse(const char *name, struct dtype *dtype);
 
-/* The name; written to buffer for group formats. */
+/* The name; written to buffer for packed formats. */
 const char *dtype_name(struct dtype dtype, char buffer[DTYPE_NAME]);
 
 bool dtype_same(struct dtype a, struct dtype b);
 
-/* f64, f32, f16, bf16 or a group format: what can be read as f32. */
+/* f64, f32, f16, bf16 or a packed format: what can be read as f32. */
 bool dtype_is_real(struct dtype dtype);
 
-/* Bytes of one element of a plain dtype; 0 for group formats. */
+/* A group or a trellis format. */
+bool dtype_is_packed(struct dtype dtype);
+
+/* The trellis format of this rate, in half bits per weight (2 to 8), and state; false where there is none. */
+bool dtype_trellis(int half_bits, int state, struct dtype *dtype);
+
+/* Bytes of one element of a plain dtype; 0 for packed formats. */
 int dtype_size(struct dtype dtype);
 
-/* Bytes of the payload of a tensor: plain formats rank 0 or more, group formats rank 1 or more. -1 where a size is
+/* Rows of a tensor of rank 1 or more seen as a matrix whose rows run along the last axis longer than 1, and their
+ * length; false where the rows overflow or the length exceeds INT64_MAX / 16. */
+bool dtype_rows(int rank, const int64_t *shape, int64_t *rows, int64_t *length);
+
+/* Bytes of the payload of a tensor: plain formats rank 0 or more, packed formats rank 1 or more. -1 where a size is
  * negative, the product exceeds INT64_MAX, or an empty tensor's other axes multiply to more than 2^24. */
 int64_t dtype_payload(struct dtype dtype, int rank, const int64_t *shape);
 

@@ -1,7 +1,8 @@
-/* scales.c - scales and minima rounded to what a group format stores. */
+/* scales.c - scales and minima of packed tensors, rounded to what a format stores. */
 #include "tensor/scales.h"
 
 #include "base/memory.h"
+#include "tensor/trellis.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -196,7 +197,7 @@ static void align(struct dtype dtype, int64_t groups, float *scale)
     }
 }
 
-bool scales_replace(struct tensor *tensor, const float *scale, const float *minimum)
+static bool replace_groups(struct tensor *tensor, const float *scale, const float *minimum)
 {
     struct group_layout l;
     struct group_row row;
@@ -218,4 +219,52 @@ bool scales_replace(struct tensor *tensor, const float *scale, const float *mini
     group_row_free(&row);
     free(wished);
     return good;
+}
+
+bool scales_replace(struct tensor *tensor, const float *scale, const float *minimum)
+{
+    struct trellis_layout l;
+    uint16_t *half;
+    float stored;
+
+    if (tensor->dtype.kind == DTYPE_GROUP)
+        return replace_groups(tensor, scale, minimum);
+    trellis_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
+    half = (void *)(tensor->data + l.scale);
+    for (int64_t row = 0; row < l.rows; row++)
+        if (!round_halves(1, &scale[row], &half[row], &stored))
+            return false;
+    return true;
+}
+
+struct scaling scales_of(const struct tensor *tensor)
+{
+    struct scaling s = {.groups = 1};
+    struct group_layout l;
+
+    s.rows = tensor_rows(tensor);
+    s.length = s.group = tensor_row_length(tensor);
+    if (tensor->dtype.kind == DTYPE_GROUP) {
+        group_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
+        s.group = l.group;
+        s.groups = l.groups;
+        s.minima = tensor->dtype.zero == ZERO_MIN;
+    }
+    return s;
+}
+
+void scales_get_units(const struct tensor *tensor, int64_t first, int64_t rows, float *unit)
+{
+    if (tensor->dtype.kind == DTYPE_GROUP)
+        group_get_units(tensor, first, rows, unit);
+    else
+        trellis_get_units(tensor, first, rows, unit);
+}
+
+void scales_get(const struct tensor *tensor, float *scale, float *minimum)
+{
+    if (tensor->dtype.kind == DTYPE_GROUP)
+        group_get_scales(tensor, scale, minimum);
+    else
+        trellis_get_scales(tensor, scale);
 }

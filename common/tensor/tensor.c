@@ -1,5 +1,5 @@
 /* tensor.c - payloads in memory and their conversion to and from f32. */
-#include "tensor/tensor.h"
+#include "tensor/trellis.h"
 #include "base/memory.h"
 #include "base/parallel.h"
 
@@ -20,6 +20,14 @@ static void clear_gaps(struct tensor *tensor)
         memset(tensor->data + end[plane], 0, (size_t)(start[plane] - end[plane]));
 }
 
+static void clear_trellis_gap(struct tensor *tensor)
+{
+    struct trellis_layout l;
+
+    trellis_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
+    memset(tensor->data + l.codes, 0, (size_t)(l.scale - l.codes));
+}
+
 struct tensor tensor_new(struct dtype dtype, int rank, const int64_t *shape)
 {
     struct tensor tensor = {.dtype = dtype, .rank = rank, .bytes = dtype_payload(dtype, rank, shape)};
@@ -29,6 +37,8 @@ struct tensor tensor_new(struct dtype dtype, int rank, const int64_t *shape)
     tensor.data = xaligned((size_t)tensor.bytes, 1);
     if (dtype.kind == DTYPE_GROUP)
         clear_gaps(&tensor);
+    else if (dtype.kind == DTYPE_TRELLIS)
+        clear_trellis_gap(&tensor);
     return tensor;
 }
 
@@ -208,6 +218,8 @@ void tensor_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, f
     assert(dtype_is_real(tensor->dtype));
     if (tensor->dtype.kind == DTYPE_GROUP)
         group_get_rows(tensor, first, rows, out);
+    else if (tensor->dtype.kind == DTYPE_TRELLIS)
+        trellis_get_rows(tensor, first, rows, out);
     else
         plain_to_float(tensor->dtype.kind, tensor->data + first * length * dtype_size(tensor->dtype),
                        rows * length, out);
@@ -284,6 +296,8 @@ static void convert(struct conversion *c, const struct tensor *tensor)
     c->rows = tensor_rows(tensor);
     c->length = tensor_row_length(tensor);
     c->block = c->length > 65536 ? 1 : 65536 / (c->length ? c->length : 1) + 1;
+    if (tensor->dtype.kind == DTYPE_TRELLIS)
+        c->block = (c->block + TRELLIS_TILE - 1) / TRELLIS_TILE * TRELLIS_TILE;          /* no tile is unpacked twice */
     parallel_for((c->rows + c->block - 1) / c->block, convert_block, c);
 }
 

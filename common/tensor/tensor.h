@@ -15,7 +15,7 @@ struct tensor {
     unsigned char *data;         /* owned, at a multiple of 64 unless it was read from a pipe in pieces */
 };
 
-/* A tensor whose payload is allocated, not set; only the gaps between the planes of a group format are zero, so that
+/* A tensor whose payload is allocated, not set; only the gaps between the planes of a packed format are zero, so that
  * equal rows give equal bytes. Sizes must be good (dtype_payload() >= 0). */
 struct tensor tensor_new(struct dtype dtype, int rank, const int64_t *shape);
 
@@ -81,8 +81,7 @@ void tensor_get_codes(const struct tensor *tensor, const struct group_layout *la
 /* What tensor_get_rows() does for a group format. */
 void group_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out);
 
-/* The parts of a group format, so that w = scale * unit + minimum: unit [rows, row length] of rows first.. is code -
- * zero point (ZERO_MIN: the code); scale and minimum [all rows, groups] f32, minimum NULL but for ZERO_MIN. */
+/* What scales_get_units() and scales_get() do for one. */
 void group_get_units(const struct tensor *tensor, int64_t first, int64_t rows, float *unit);
 void group_get_scales(const struct tensor *tensor, float *scale, float *minimum);
 

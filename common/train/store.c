@@ -32,13 +32,13 @@ static int store_values(struct tensor *tensor, float *values, const struct dtype
 
     if (wanted.kind == DTYPE_F64)                    /* was trained in f32 */
         wanted = DTYPE(F32);
-    plain = tensor_new(wanted.kind == DTYPE_GROUP ? DTYPE(F32) : wanted, tensor->rank, tensor->shape);
+    plain = tensor_new(dtype_is_packed(wanted) ? DTYPE(F32) : wanted, tensor->rank, tensor->shape);
     tensor_set(&plain, values);
     tensor_free(tensor);
     *tensor = plain;
     if (!tensor_is_finite(tensor))
         return fail(EX_DATAERR, "'%s': a trained number is not finite, or too large for the dtype", name);
-    return wanted.kind == DTYPE_GROUP ? round_nearest(tensor, wanted, name, &difference) : EX_OK;
+    return dtype_is_packed(wanted) ? round_nearest(tensor, wanted, name, &difference) : EX_OK;
 }
 
 /* The parameter of an operator's core, by its place; NULL where that isn't trained. */

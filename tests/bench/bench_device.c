@@ -67,6 +67,7 @@ static struct placed *random_matrix(struct dtype dtype, int64_t rows, int64_t co
         tensor_set(&tensor, values);
         free(values);
     }
+    // cppcheck-suppress returnDanglingLifetime ; the tensor moves into what is placed
     return device_cpu.place(&tensor, activations);
 }
 

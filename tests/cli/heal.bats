@@ -28,9 +28,9 @@ log_losses() {
 }
 
 # Made by tests/oracles/heal_oracle.py --print with torch 2.15.0, transformers 5.24.0 in double precision.
-llama='0.526896 0.403474 0.311787 0.288667 0.272503 0.250151 0.239163 0.226227 0.211132 0.199592 0.191179 0.182485 0.174482 0.168505 0.163619 0.159373 0.156184 0.154037 0.152695 0.152023'
-granite='1.869311 1.868762 1.867480 1.865131 1.862481 1.859912 1.857646 1.855686 1.853971 1.852469 1.851167 1.850052 1.849112 1.848337 1.847719 1.847247 1.846906 1.846681 1.846551 1.846491'
-qwen3='6.921103 6.595913 6.094181 5.674534 5.417806 5.204942 4.978244 4.786538 4.678443 4.562561 4.426860 4.309435 4.229038 4.136653 4.056234 4.004838 3.958436 3.927329 3.909775 3.901318'
+llama='0.495210 0.384613 0.293906 0.284192 0.246988 0.229494 0.219771 0.208416 0.194638 0.182243 0.171713 0.162046 0.154587 0.148441 0.143395 0.139545 0.136640 0.134606 0.133377 0.132779'
+granite='1.869281 1.868745 1.867493 1.865192 1.862577 1.859962 1.857600 1.855563 1.853816 1.852303 1.850989 1.849855 1.848892 1.848097 1.847462 1.846977 1.846628 1.846397 1.846263 1.846202'
+qwen3='6.919164 6.540931 6.080121 5.739706 5.546731 5.330009 5.087958 4.911291 4.743496 4.623621 4.507329 4.416697 4.324306 4.246679 4.179427 4.123031 4.083683 4.057287 4.040561 4.032312'
 
 @test "20 steps of llama, distilled, have PyTorch's losses" {
     losses 1e-4 "$made/log" "$llama"
@@ -49,12 +49,12 @@ qwen3='6.921103 6.595913 6.094181 5.674534 5.417806 5.204942 4.978244 4.786538 4
 # One step from the healed model costs what the last one did: scales and 8-bit cores were rounded since.
 @test "what was learnt is in the model, and nothing else changed" {
     heal -q "$made/healed.tns" "$made/text" --teacher "$made/dense" --steps 1 --batch 3 --context 16 --log log -o again.tns
-    losses 0.02 log 0.152
+    losses 0.02 log 0.1327
     tensor-diff --tolerance 1 "$made/cut.tns" "$made/healed.tns" >differences
-    for kept in embed_tokens lm_head 0.self_attn.o_proj 2.self_attn.v_proj; do
+    for kept in embed_tokens lm_head 0.self_attn.o_proj; do
         [ "$(grep -c "$kept.*error" differences)" -eq 0 ]
     done
-    for changed in model.norm 0.input_layernorm 2.self_attn.o_proj 1.mlp.gate_proj 1.mlp.down_proj 1.mlp.up_proj; do
+    for changed in model.norm 0.input_layernorm 2.self_attn.o_proj 2.self_attn.v_proj 1.self_attn.v_proj 1.mlp.gate_proj 1.mlp.down_proj 1.mlp.up_proj; do
         grep "$changed.*error" differences
     done
     for model in cut healed; do
@@ -85,8 +85,7 @@ qwen3='6.921103 6.595913 6.094181 5.674534 5.417806 5.204942 4.978244 4.786538 4
         "model.layers.1.input_layernorm.weight model.layers.1.post_attention_layernorm.weight" ]
     heal -q "$made/cut.tns" "$made/text" --train matrices --steps 1 --batch 1 --context 16 -o out.tns
     tensor-diff --tolerance 1 "$made/cut.tns" out.tns | grep '  error' >differences
-    [ "$(cut -d' ' -f1 differences | sort | xargs)" = "lm_head.weight model.layers.0.self_attn.o_proj.weight \
-model.layers.1.self_attn.v_proj.weight model.layers.2.self_attn.v_proj.weight" ]
+    [ "$(cut -d' ' -f1 differences | sort | xargs)" = "lm_head.weight model.layers.0.self_attn.o_proj.weight" ]
 }
 
 @test "trained cores are stored in the dtype asked for" {

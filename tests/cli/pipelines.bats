@@ -365,7 +365,7 @@ measured() {
 @test "beside the model as it came, and a model too large to keep its moments: by blocks" {
     aware stories-keep50-q8-aware-cross >/dev/null
     [ "$(measured keep50-q8-aware-cross 'matrices["cut"], matrices["packed"]')" = "(35, 35)" ]
-    aware stories-3.5bpw >/dev/null
+    aware SENSITIVITY= stories-3.5bpw >/dev/null
     aware GRANITE=pipelines/models/stories260K granite-3.5bpw >said
     [ "$(grep -c 'BLOCK\|CURVES' said)" -eq 11 ]
     diff <(grep -v '^#' "$R/stories/3.5bpw/budget.plan") <(grep -v '^#' "$R/granite/3.5bpw/budget.plan")
@@ -382,9 +382,29 @@ measured() {
     [ "$(measured p60 '0.55 < linear["stored_parameters"] / linear["parameters"] <= 0.6 and matrices["packed"] == 0')" = True ]
     [ "$(measured 3.5bpw 'groups[0]["types"]')" = "['q8-64-min']" ]
     [[ $(pipelines/budget "$R/stories/3.5bpw/sizes.json") =~ ^1[0-9][0-9]\.[0-9]KB$ ]]
+    [ "$(grep -c '"by": *"matrix"' "$R/stories/dense/sensitivity")" -eq 35 ]
     run aware stories-3.5bpw
     [[ $output != *CURVES* && $output != *ALLOT* && $output != *PIPE* ]]
     rm said
+}
+
+@test "budgets: errors weighed by how much the model minds them, or alike; a killed look goes on" {
+    aware stories-3.0bpw >/dev/null
+    head -20 "$R/stories/dense/sensitivity" >"$R/stories/dense/sensitivity.part"
+    rm "$R/stories/dense/sensitivity"
+    aware stories-3.0bpw >said
+    [ "$(grep -c 'LOOK' said)" -eq 1 ]
+    [ "$(wc -l <"$R/stories/dense/sensitivity")" -eq 35 ]
+    [ ! -e "$R/stories/dense/sensitivity.part" ]
+    grep -v '^#' "$R/stories/3.0bpw/budget.plan" >weighed
+    aware SENSITIVITY= stories-3.0bpw >said
+    [ "$(grep -c 'LOOK' said)" -eq 0 ]
+    run diff weighed <(grep -v '^#' "$R/stories/3.0bpw/budget.plan")
+    [ "$status" -eq 1 ]
+    run aware SENSITIVITY=layer stories-3.0bpw
+    [ "$status" -ne 0 ]
+    [[ $output == *"SENSITIVITY is 'layer'"* ]]
+    rm said weighed
 }
 
 @test "progressive: each stage looks at the result of the one before" {

@@ -41,6 +41,8 @@ below() {
     quantize -q --bits 3 --group 32 --moments moments --rotate --seed 1 model -o turned.tns
     below "$(perplexity turned.tns)" "$nearest" 0.9
     tensor-info turned.tns | grep -q 'q_proj.weight .*q3-32-min 64x64 after hadamard 64'
+    quantize -q --bits 3 --group 32 --moments moments --rotate=full --seed 1 model -o full.tns
+    below "$(perplexity full.tns)" "$nearest" 0.9
     quantize -q --bits 2 --group 32 --moments moments --residual-chi 8 model -o residual.tns
     below "$(perplexity residual.tns)" "$(perplexity q2.tns)" 0.9
     quantize -q --bits 8 --moments moments --rotate --residual-chi 2 model -o fine.tns
@@ -70,6 +72,13 @@ below() {
     grep -q 'v_proj.weight .*q8-32-min 32x64 after hadamard 64$' info
     below "$(perplexity folded.tns)" "$dense" 1.005
     below "$dense" "$(perplexity folded.tns)" 1.005
+    quantize --bits 8 --group 32 --rotate=full --fold --seed 2 model -o folded-full.tns 2>said
+    grep -q '5 turns folded' said
+    tensor-info folded-full.tns >info
+    grep -q 'o_proj.weight .*q8-32-min 64x64 before hadamard 64$' info
+    grep -q 'v_proj.weight .*q8-32-min 32x64 after hadamard 64$' info
+    below "$(perplexity folded-full.tns)" "$dense" 1.005
+    below "$dense" "$(perplexity folded-full.tns)" 1.005
     run tensor-diff --tolerance 0.1 model folded.tns
     [ "$status" -eq 1 ]
     quantize -q --bits 8 --group 32 --rotate --seed 2 model | tensor-diff --tolerance 0.1 model -
@@ -186,7 +195,7 @@ print(8 * sum(t["bytes"] for t in tensors) / sum(t["parameters"] for t in tensor
 }
 
 @test "wrong combinations and missing moments are refused" {
-    for options in "--bits 2,3" "--group 32,64" "--rotate=3" "--rotate=1" "--scale-bits 4" "--residual-bits 7 --residual-chi 2" \
+    for options in "--bits 2,3" "--group 32,64" "--rotate=3" "--rotate=1" "--rotate=whole" "--rotate=-1" "--scale-bits 4" "--residual-bits 7 --residual-chi 2" \
                    "--residual-chi -1" "--fold" "--residual-bits 4" "--alternations 2" "--alternations 0 --residual-chi 2" \
                    "--inverse --moments moments" "--inverse --rotate" "--inverse --curves" "--curves --plan p" \
                    "--curves --rotate --fold" "--seed 3" "--curves --bits 2,2" "--curves --bits 2,7" "--plan p --rotate" \

@@ -152,12 +152,9 @@ programs="extract-layer mpo-decompose mpo-contract quantize assemble tensor-info
     quantize -q --inverse "$BATS_FILE_TMPDIR/small.tns" | tensor-diff "$BATS_FILE_TMPDIR/small.tns" -
 }
 
-@test "operators behind a transform are what they multiply out to, in every program" {
+# What turned.tns multiplies out to, in every program.
+check_turned() {
     whole="$BATS_FILE_TMPDIR/whole.tns"
-    quantize -q --bits 4 --group 32 --rotate=16 --seed 3 -o turned.tns "$whole"
-    run tensor-info turned.tns
-    [[ $output == *"down_proj.weight"*"q4-32-min 64x172 after hadamard 4"* ]]
-    [[ $output == *"q_proj.weight"*"q4-32-min 64x64 after hadamard 16"* ]]
     mpo-contract turned.tns -o dense.tns
     tensor-diff dense.tns turned.tns
     tensor-diff --tolerance 0.1 "$whole" dense.tns
@@ -166,7 +163,6 @@ programs="extract-layer mpo-decompose mpo-contract quantize assemble tensor-info
     assemble -q -o turned turned.tns
     extract-layer turned | cmp turned.tns -
     tensor-info --json turned > info
-    grep -q '"hadamard": 16' info
     assemble -q --dense --dtype f32 -o dense turned.tns
     tensor-diff turned.tns dense
     quantize -q --inverse turned.tns | tensor-diff turned.tns -
@@ -177,6 +173,33 @@ programs="extract-layer mpo-decompose mpo-contract quantize assemble tensor-info
         evaluate -q kl $model text > result
         "$PYTHON" -c 'import json; r = json.load(open("result")); assert abs(r["kl"]) < 1e-7 and r["agreement"] == 1, r'
     done
+}
+
+@test "operators behind a transform are what they multiply out to, in every program" {
+    quantize -q --bits 4 --group 32 --rotate=16 --seed 3 -o turned.tns "$BATS_FILE_TMPDIR/whole.tns"
+    run tensor-info turned.tns
+    [[ $output == *"down_proj.weight"*"q4-32-min 64x172 after hadamard 4"* ]]
+    [[ $output == *"q_proj.weight"*"q4-32-min 64x64 after hadamard 16"* ]]
+    check_turned
+    grep -q '"hadamard": 16' info
+}
+
+@test "and between transforms of both whole widths" {
+    quantize -q --bits 4 --group 32 --rotate=full --seed 3 "$BATS_FILE_TMPDIR/whole.tns" -o turned.tns
+    run tensor-info turned.tns
+    [[ $output == *"down_proj.weight"*"q4-32-min 64x172 after hadamard 4 hartley 43 before hadamard 64"* ]]
+    [[ $output == *"k_proj.weight"*"q4-32-min 32x64 after hadamard 64 before hadamard 32"* ]]
+    check_turned
+    grep -q '"hartley": 43' info
+    grep -q '"rotate": "full"' info
+    for threads in 1 2 3; do
+        quantize -q --threads "$threads" --bits 4 --group 32 --rotate=full --seed 3 "$BATS_FILE_TMPDIR/whole.tns" | cmp turned.tns -
+    done
+    # A term more lies between the same transforms, and what is taken apart again is what it was.
+    mpo-decompose -q --residual --chi 8 --reference "$BATS_FILE_TMPDIR/whole.tns" turned.tns -o more.tns
+    tensor-info more.tns | grep -q 'q_proj.weight .* + .* after hadamard 64 before hadamard 64'
+    [ "$(tensor-diff "$BATS_FILE_TMPDIR/whole.tns" turned.tns | tail -n1)" != "$(tensor-diff "$BATS_FILE_TMPDIR/whole.tns" more.tns | tail -n1)" ]
+    mpo-contract more.tns | tensor-diff --tolerance 1e-5 more.tns -
 }
 
 @test "quantize refuses what it can't do" {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """heal_oracle.py - training against PyTorch's autograd and AdamW in double precision: small Llama, Granite and Qwen3 models
-cut into chains, low rank, packed and turned matrices with residuals. All gradients of a batch, and the losses of 20 steps
+cut into chains, low rank, packed, trellis-coded and turned matrices with residuals. All gradients of a batch, and the losses of 20 steps
 of `heal`, which tests/cli/heal.bats holds to the numbers that --print shows. TAP. Written against transformers 5.24.0,
 torch 2.15.0."""
 import json
@@ -34,22 +34,24 @@ transformers.utils.logging.disable_progress_bar()
 
 
 class Operator(torch.nn.Module):
-    """A sum of chains behind a turn: each core a parameter, or units with scales (and minima) that are."""
+    """A sum of chains between turns: each core a parameter, or units with scales (and minima) that are."""
 
     def __init__(self, records, bias):
         super().__init__()
         self.bias = bias
-        self.turn, self.cores, self.units = None, {}, {}
+        self.cores, self.units = {}, {}
         for r in records:
             where = tuple(r.get("term", [0])[:1] + r.get("site", [0])[:1])
             core = torch.tensor(stream_python.decode(r).astype("f8"))
             self.cores[where] = core if r["kind"] == "core" else core[None, :, :, None]
-            if r.get("input"):
-                self.turn = torch.tensor(stream_python.transform(r["input"]["signs"], r["input"]["hadamard"],
-                                                                 self.width()))
+        first = next(r for r in records if r.get("term", [0])[0] == 0)
+        self.turn_in, self.turn_out = self.turn(first.get("input"), 2), self.turn(first.get("output"), 1)
 
-    def width(self):
-        return int(np.prod([core.shape[2] for (term, _), core in self.cores.items() if term == 0]))
+    def turn(self, about, axis):
+        n = int(np.prod([core.shape[axis] for (term, _), core in self.cores.items() if term == 0]))
+        if not about:
+            return torch.eye(n, dtype=torch.float64)
+        return torch.tensor(stream_python.transform(n, about["signs"], about["hadamard"], about.get("hartley", 1)))
 
     def train_values(self, where, values):
         assert np.allclose(self.cores[where].numpy().ravel(), values, atol=1e-7)
@@ -68,7 +70,8 @@ class Operator(torch.nn.Module):
             return x.repeat_interleave(group, 1)[:, : rows.shape[1]]
 
         with torch.no_grad():
-            units = ((rows - (spread(parts[1]) if len(parts) > 1 else 0)) / spread(parts[0])).round()
+            units = (rows - (spread(parts[1]) if len(parts) > 1 else 0)) / spread(parts[0])
+            units = (units * 64).round() / 64                    # of a trellis; codes are whole
         self.units[where] = (units, parts, spread, core.shape)
         assert torch.allclose(self.core(where), core, atol=1e-6)
         return parts
@@ -96,7 +99,7 @@ class Operator(torch.nn.Module):
         return total
 
     def forward(self, x):
-        return F.linear(x if self.turn is None else x @ self.turn.T, self.matrix(), self.bias)
+        return F.linear(x, self.turn_out.T @ self.matrix() @ self.turn_in, self.bias)
 
 
 def load(path):

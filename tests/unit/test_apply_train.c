@@ -4,7 +4,8 @@
 
 enum { N = 9, SAMPLES = 23 };
 
-/* Of an operator: sum of dy * (W T x), as the sum of g * W' with g = dy' (T x) [out, in], W' the sum of the terms. */
+/* Of an operator: sum of dy * (T_out' W T x), as the sum of g * W with g = (T_out dy)' (T x) [out, in], W the sum of the
+ * terms. */
 struct objective {
     const struct operator *op;
     double *g;
@@ -43,11 +44,14 @@ static struct objective objective_of(const struct operator *op, const float *x, 
 {
     struct objective f = {.op = op, .g = xcalloc((size_t)(op->out * op->in), sizeof *f.g)};
     double *turned = turned_input(op, x, N);
+    float *turned_dy = xmallocarray((size_t)(N * op->out), sizeof *turned_dy);
 
+    memcpy(turned_dy, dy, (size_t)(N * op->out) * sizeof *dy);
+    transform_rows(op->output, turned_dy, N, op->out);
     for (int64_t n = 0; n < N; n++)
         for (int64_t o = 0; o < op->out; o++)
             for (int64_t i = 0; i < op->in; i++)
-                f.g[o * op->in + i] += (double)dy[n * op->out + o] * turned[n * op->in + i];
+                f.g[o * op->in + i] += (double)turned_dy[n * op->out + o] * turned[n * op->in + i];
     for (int t = 0; t < op->n_term; t++)
         for (int s = 0; s < op->term[t].n_site; s++) {
             const struct tensor *core = &op->term[t].core[s];
@@ -58,6 +62,7 @@ static struct objective objective_of(const struct operator *op, const float *x, 
             free(values);
         }
     free(turned);
+    free(turned_dy);
     return f;
 }
 
@@ -76,18 +81,15 @@ static double slope(const struct objective *f, const struct trainable *t, int64_
     double *values = f->core[t->term][t->site], *kept, low, high;
     int64_t first = at, count = 1;
     float *unit = NULL;
-    struct group_layout layout;
 
     if (t->which != NUMBERS_VALUES) {
-        int64_t row, begin;
+        struct scaling scaling = scales_of(core);
+        int64_t row = at / scaling.groups, begin = at % scaling.groups * scaling.group;
 
-        assert_true(group_layout(core->dtype, 4, core->shape, &layout));
-        row = at / layout.groups;
-        begin = at % layout.groups * layout.group;
-        first = row * layout.length + begin;
-        count = layout.length - begin < layout.group ? layout.length - begin : layout.group;
-        unit = xmallocarray((size_t)layout.length, sizeof *unit);
-        group_get_units(core, row, 1, unit);
+        first = row * scaling.length + begin;
+        count = scaling.length - begin < scaling.group ? scaling.length - begin : scaling.group;
+        unit = xmallocarray((size_t)scaling.length, sizeof *unit);
+        scales_get_units(core, row, 1, unit);
         memmove(unit, unit + begin, (size_t)count * sizeof *unit);
     }
     kept = xmallocarray((size_t)count, sizeof *kept);

@@ -191,7 +191,7 @@ static void test_sequential(void)
 }
 
 /* An operator that gives about w, behind a transform: a rank of 4 of w's turned matrix. */
-static struct operator coarse(const float *w, struct transform input)
+static struct operator coarse(const float *w, struct transform input, struct transform output)
 {
     float *turned = xaligned((size_t)(OUT * IN), sizeof *turned);
     struct decomposition how = {.budget = {.limit = MPO_CHI, .chi = 4}, .sites = 2, .dtype = DTYPE(F32)};
@@ -200,9 +200,11 @@ static struct operator coarse(const float *w, struct transform input)
 
     memcpy(turned, w, (size_t)(OUT * IN) * sizeof *turned);
     transform_rows(input, turned, OUT, IN);
+    transform_columns(output, OUT, turned, OUT, IN);
     op = matrix(turned, DTYPE(F32));
     assert_int_equal(decompose(&op, &how, &result), EX_OK);
     op.input = input;
+    op.output = output;
     free(turned);
     return op;
 }
@@ -213,9 +215,12 @@ static void test_residual(void)
     const struct moment_set *sets[] = {NULL, &plain, &shifted};
     float *w = noise(OUT * IN, 9);
 
-    for (int turned = 0; turned < 2; turned++)
+    static const struct transform none, blocks = {16, 5, 0};
+
+    for (int turned = 0; turned < 3; turned++)
         for (int k = 0; k < 3; k++) {
-            struct operator op = coarse(w, turned ? (struct transform){16, 5} : (struct transform){0});
+            struct operator op = coarse(w, turned == 2 ? transform_full(IN, 4) : turned ? blocks : none,
+                                        turned == 2 ? transform_full(OUT, 5) : none);
             struct decomposition how = {.budget = {.limit = MPO_CHI, .chi = 6}, .sites = 2, .moments = sets[k],
                                         .dtype = DTYPE(F16)};
             struct decomposed result;
@@ -223,7 +228,7 @@ static void test_residual(void)
             double before = error_of(w, &op, &plain.h);
 
             assert_int_equal(decompose_residual(&op, w, &how, &result), EX_OK);
-            assert_true(result.done && op.n_term == 2 && op.term[1].n_site == 2 && op.input.block == (turned ? 16 : 0));
+            assert_true(result.done && op.n_term == 2 && op.term[1].n_site == 2 && !op.input.block == !turned);
             assert_int_equal(result.parameters, 6 * (OUT + IN));
             CHECK_AT_MOST(error_of(w, &op, &plain.h), 0.9 * before, "error with the term, against before");
             whole = operator_difference_from(w, &op);

@@ -7,6 +7,7 @@
  * 4 covers what codes of 2 to 8 bits do there. A wrong element of W or x shows as an error near |X| |W| / K, a
  * thousand times as much. */
 #include "device_check.h"
+#include "tensor/trellis.h"
 
 #include <stdio.h>
 
@@ -41,6 +42,26 @@ static struct tensor random_packed(struct dtype dtype, int rank, const int64_t *
     return tensor;
 }
 
+static struct tensor random_trellis(struct dtype dtype, int rank, const int64_t *shape)
+{
+    struct tensor tensor = tensor_new(dtype, rank, shape);
+    struct trellis_layout layout;
+    float *noise;
+
+    trellis_layout(dtype, rank, shape, &layout);
+    for (int64_t i = 0; i < layout.codes; i += 16) {
+        uint32_t word[4];
+
+        random_block(random_named(2, "codes"), (uint64_t)i, word);
+        memcpy(tensor.data + i, word, (size_t)(layout.codes - i < 16 ? layout.codes - i : 16));
+    }
+    noise = normal("scales", layout.rows);
+    for (int64_t i = 0; i < layout.rows; i++)
+        ((uint16_t *)(void *)(tensor.data + layout.scale))[i] = half_from_float(0.1f + 0.03f * noise[i]);
+    free(noise);
+    return tensor;
+}
+
 static struct tensor random_tensor(struct dtype dtype, int rank, const int64_t *shape)
 {
     struct tensor tensor;
@@ -48,6 +69,8 @@ static struct tensor random_tensor(struct dtype dtype, int rank, const int64_t *
 
     if (dtype.kind == DTYPE_GROUP)
         return random_packed(dtype, rank, shape);
+    if (dtype.kind == DTYPE_TRELLIS)
+        return random_trellis(dtype, rank, shape);
     tensor = tensor_new(dtype, rank, shape);
     values = normal("weights", tensor_count(&tensor));
     if (dtype.kind == DTYPE_F64)
@@ -105,7 +128,7 @@ static void check_multiply(struct dtype dtype, enum activations activations, int
     m.x = x;
     snprintf(what, sizeof what, "%s %s n %d rows %d columns %d", dtype_name(dtype, name),
              activations ? "int8" : "f32", (int)n, (int)rows, (int)columns);
-    check_all(run_multiply, &m, y, n * m.stride, dtype.kind == DTYPE_GROUP ? 4 * bound : bound, what);
+    check_all(run_multiply, &m, y, n * m.stride, dtype_is_packed(dtype) ? 4 * bound : bound, what);
     tensor_free(&tensor);
     free(x);
     free(y);
@@ -141,7 +164,8 @@ static void check_packed(enum activations activations)
         for (int zero = ZERO_NONE; zero <= ZERO_MIN; zero++)
             for (int g = 0; g < 5; g++)
                 for (int s = 0; s < 3; s++)
-                    check_dtype((struct dtype){DTYPE_GROUP, bits[b], groups[g], (enum dtype_zero)zero, integers[s]},
+                    check_dtype((struct dtype){.kind = DTYPE_GROUP, .bits = bits[b], .group = groups[g],
+                                               .zero = (enum dtype_zero)zero, .scale_bits = integers[s]},
                                 activations);
 }
 
@@ -155,16 +179,36 @@ static void test_packed_int8(void)
     check_packed(ACTIVATIONS_INT8);
 }
 
+/* Whole strips of rows and others, whole blocks of columns and others, and more tokens than are done by strips. */
+static void test_trellis(void)
+{
+    static const int states[] = {8, 9, 12, 16};
+    static const int64_t columns[] = {1, 2, 15, 16, 17, 31, 32, 33, 48, 100, 1300}, rows[] = {16, 32, 48, 80, 17, 5};
+
+    for (int rate = 2; rate <= 8; rate++)
+        for (int s = 0; s < 4; s++)
+            for (int i = 0; i < 11 * 2; i++) {
+                struct dtype dtype;
+
+                assert_true(dtype_trellis(rate, states[s], &dtype));
+                check_multiply(dtype, (enum activations)(i % 2), tokens[(i * 5 + s + rate) % N_TOKEN],
+                               rows[(i + s) % 6], columns[i / 2]);
+                check_multiply(dtype, (enum activations)(i % 2), 1 + i % 9, 32, columns[i / 2]);
+            }
+}
+
 /* Shapes of cores; among them a column, whose groups run down the rows. */
 static void test_shapes(void)
 {
     static const int64_t shapes[][4] = {{1, 70, 33, 1}, {1, 70, 1, 33}, {70, 1, 33, 1}, {1, 70, 1, 1}, {1, 1, 70, 1},
                                         {70, 1, 1, 1}, {1, 1, 1, 1}};
-    struct dtype dtypes[] = {DTYPE(F32), DTYPE(BF16), {DTYPE_GROUP, 4, 32, ZERO_NONE, 0},
-                             {DTYPE_GROUP, 3, 100, ZERO_MIN, 0}, {DTYPE_GROUP, 5, 2, ZERO_MIN, 6}};
+    struct dtype dtypes[] = {DTYPE(F32), DTYPE(BF16), {.kind = DTYPE_GROUP, .bits = 4, .group = 32, .zero = ZERO_NONE},
+                             {.kind = DTYPE_GROUP, .bits = 3, .group = 100, .zero = ZERO_MIN},
+                             {.kind = DTYPE_GROUP, .bits = 5, .group = 2, .zero = ZERO_MIN, .scale_bits = 6},
+                             {.kind = DTYPE_TRELLIS, .bits = 5, .step = 2, .state = 12}};
 
     for (int s = 0; s < 7; s++)
-        for (int d = 0; d < 5; d++) {
+        for (int d = 0; d < 6; d++) {
             struct tensor tensor = random_tensor(dtypes[d], 4, shapes[s]), copy = copy_of(&tensor);
             struct placed *w = device_cpu.place(&copy, ACTIVATIONS_INT8);
             int64_t n = 5, rows = w->rows, columns = w->columns;
@@ -185,10 +229,13 @@ static void test_shapes(void)
 /* Products of one input with matrices of all kinds at once are those of each alone. */
 static void test_several(void)
 {
-    struct dtype dtypes[] = {DTYPE(F32), {DTYPE_GROUP, 4, 32, ZERO_NONE, 0}, {DTYPE_GROUP, 5, 20, ZERO_INT, 0},
-                             DTYPE(F16), {DTYPE_GROUP, 6, 64, ZERO_MIN, 0}, {DTYPE_GROUP, 4, 32, ZERO_INT, 0},
-                             {DTYPE_GROUP, 3, 32, ZERO_MIN, 6}};
-    enum { COUNT = 7, COLUMNS = 150, ROWS = 90 };
+    struct dtype dtypes[] = {DTYPE(F32), {.kind = DTYPE_GROUP, .bits = 4, .group = 32, .zero = ZERO_NONE},
+                             {.kind = DTYPE_GROUP, .bits = 5, .group = 20, .zero = ZERO_INT},
+                             DTYPE(F16), {.kind = DTYPE_GROUP, .bits = 6, .group = 64, .zero = ZERO_MIN},
+                             {.kind = DTYPE_GROUP, .bits = 4, .group = 32, .zero = ZERO_INT},
+                             {.kind = DTYPE_GROUP, .bits = 3, .group = 32, .zero = ZERO_MIN, .scale_bits = 6},
+                             {.kind = DTYPE_TRELLIS, .bits = 2, .step = 1, .state = 12}};
+    enum { COUNT = 8, COLUMNS = 150, ROWS = 96 };
 
     for (int64_t n = 1; n < 80; n = 3 * n + 1) {
         float *x = normal("x", n * COLUMNS), *y = xcalloc((size_t)(2 * COUNT * n * ROWS), sizeof *y);
@@ -196,7 +243,7 @@ static void test_several(void)
         struct product products[COUNT];
 
         for (int i = 0; i < COUNT; i++) {
-            struct tensor tensor = random_tensor(dtypes[i], 2, (int64_t[]){ROWS - i, COLUMNS});
+            struct tensor tensor = random_tensor(dtypes[i], 2, (int64_t[]){ROWS - i % 7, COLUMNS});
 
             products[i] = (struct product){device_cpu.place(&tensor, i % 2 ? ACTIVATIONS_INT8 : ACTIVATIONS_F32),
                                            alone + i * n * ROWS, ROWS, false};
@@ -212,6 +259,30 @@ static void test_several(void)
     }
 }
 
+static void test_gather_trellis(void)
+{
+    for (int rate = 2; rate <= 8; rate++)
+        for (int i = 0; i < 6; i++) {
+            int64_t columns = i < 2 ? 1 + i : 23 * i, rows = i % 2 ? 48 : 37;
+            struct tensor tensor;
+            struct placed *w;
+            struct dtype dtype;
+            float *whole = xmallocarray((size_t)(rows * columns), 4), *y = xmallocarray((size_t)(3 * columns), 4);
+
+            dtype_trellis(rate, 8 + i, &dtype);
+            tensor = random_tensor(dtype, 2, (int64_t[]){rows, columns});
+            tensor_get(&tensor, whole);
+            w = device_cpu.place(&tensor, ACTIVATIONS_F32);
+            device_cpu.gather(w, (int32_t[]){36, 0, 17}, 3, y, columns);
+            assert_memory_equal(y, whole + 36 * columns, (size_t)columns * 4);
+            assert_memory_equal(y + columns, whole, (size_t)columns * 4);
+            assert_memory_equal(y + 2 * columns, whole + 17 * columns, (size_t)columns * 4);
+            device_cpu.displace(w);
+            free(whole);
+            free(y);
+        }
+}
+
 /* Rows come out as tensor_get() gives them, to the bit. */
 static void test_gather(void)
 {
@@ -219,8 +290,10 @@ static void test_gather(void)
 
     for (int i = 0; i < 6 * 3 * 4 * 3 + 4; i++) {
         struct dtype dtype = i < 4 ? (struct dtype[]){DTYPE(F32), DTYPE(F16), DTYPE(BF16), DTYPE(F64)}[i]
-                                   : (struct dtype){DTYPE_GROUP, bits[i % 6], groups[i / 6 % 4],
-                                                    (enum dtype_zero)(i / 24 % 3), (int[]){0, 6, 8}[i / 72 % 3]};
+                                   : (struct dtype){.kind = DTYPE_GROUP, .bits = bits[i % 6],
+                                                    .group = groups[i / 6 % 4],
+                                                    .zero = (enum dtype_zero)(i / 24 % 3),
+                                                    .scale_bits = (int[]){0, 6, 8}[i / 72 % 3]};
         int64_t columns = i % 5 == 0 ? 1 : i % 2 ? 97 : 301;
         struct tensor tensor = random_tensor(dtype, 2, (int64_t[]){37, columns});
         float *whole = xmallocarray((size_t)(37 * columns), 4), *y = xmallocarray((size_t)(3 * columns), 4);
@@ -243,7 +316,8 @@ static void test_rounding_limits(void)
 {
     for (const struct kernels *const *kernels = kernels_all(); *kernels; kernels++)
         for (int bad = 0; bad < 2; bad++) {
-            struct tensor tensor = random_tensor((struct dtype){DTYPE_GROUP, 4, 32, ZERO_NONE, 0}, 2, (int64_t[]){5, 96});
+            struct tensor tensor = random_tensor((struct dtype){.kind = DTYPE_GROUP, .bits = 4, .group = 32,
+                                                                .zero = ZERO_NONE}, 2, (int64_t[]){5, 96});
             struct tensor copy = copy_of(&tensor);
             struct placed *w = device_cpu.place(&tensor, ACTIVATIONS_INT8);
             struct placed *reference = device_reference.place(&copy, ACTIVATIONS_INT8);
@@ -345,6 +419,7 @@ static void test_names(void)
 CHECK_MAIN({"devices have names", test_names}, {"products with plain matrices", test_plain},
            {"products with packed matrices", test_packed_f32},
            {"products of rounded activations with packed matrices", test_packed_int8},
+           {"products with trellis codes", test_trellis}, {"rows of trellis codes", test_gather_trellis},
            {"cores of all shapes are matrices", test_shapes}, {"several products of one input", test_several},
            {"rows are gathered exactly", test_gather}, {"limits of rounding to 8 bits", test_rounding_limits},
            {"gemm", test_gemm}, {"permute", test_permute})

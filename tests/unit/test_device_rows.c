@@ -62,33 +62,40 @@ static void test_rows(void)
     }
 }
 
-struct hadamard {
-    const float *sign, *x;       /* x NULL: in place */
-    int64_t n, d, block;
+struct turning {
+    struct hadamard turn;
+    const float *x;              /* NULL: in place */
+    int64_t n, d;
     bool inverse;
 };
 
 static void run_hadamard(const struct device *device, void *context, float *y)
 {
-    const struct hadamard *h = context;
+    const struct turning *h = context;
     int64_t stride = h->d + 3;
 
-    device->hadamard(y, stride, h->x ? h->x : y, h->x ? h->d : stride, h->sign, h->block, h->inverse, h->n, h->d);
+    device->hadamard(y, stride, h->x ? h->x : y, h->x ? h->d : stride, &h->turn, h->inverse, h->n, h->d);
 }
 
-/* Every number is a sum of block others, in log(block) steps. */
+static float *signs(int64_t n)
+{
+    float *sign = normal("sign", n);
+
+    for (int64_t j = 0; j < n; j++)
+        sign[j] = sign[j] < 0 ? -1 : 1;
+    return sign;
+}
+
+/* Every number is a sum of block others, in log(block) steps, and of mix of these. */
 static void test_hadamard(void)
 {
     for (int64_t block = 1; block <= 1024; block *= 2)
         for (int blocks = 1; blocks <= 5; blocks += 2)
             for (int variant = 0; variant < 4; variant++) {
-                struct hadamard h = {.n = tokens[(variant + blocks) % 8], .d = block * blocks, .block = block,
-                                     .inverse = variant % 2};
-                float *sign = normal("sign", h.d), *x = normal("x", h.n * h.d), *y = normal("y", h.n * (h.d + 3));
+                struct turning h = {.n = tokens[(variant + blocks) % 8], .d = block * blocks, .inverse = variant % 2};
+                float *sign = signs(h.d), *x = normal("x", h.n * h.d), *y = normal("y", h.n * (h.d + 3));
 
-                for (int64_t j = 0; j < h.d; j++)
-                    sign[j] = sign[j] < 0 ? -1 : 1;
-                h.sign = sign;
+                h.turn = (struct hadamard){.block = block, .mix = 1, .sign = sign};
                 h.x = variant / 2 ? x : NULL;
                 check_all(run_hadamard, &h, y, h.n * (h.d + 3), 20 * u * norm(y, 1, h.n * (h.d + 3), 0), "hadamard");
                 free(sign);
@@ -97,22 +104,44 @@ static void test_hadamard(void)
             }
 }
 
+/* Any matrix mixes the blocks. */
+static void test_mix(void)
+{
+    static const int64_t mixes[] = {2, 3, 5, 9, 43, 130};
+
+    for (int64_t block = 1; block <= 64; block *= 2)
+        for (int i = 0; i < 24; i++) {
+            int64_t mix = mixes[i % 6];
+            struct turning h = {.n = tokens[i % 8], .d = block * mix * (1 + i % 3), .inverse = i % 2};
+            float *sign = signs(h.d), *matrix = normal("mix", mix * mix), *y = normal("y", h.n * (h.d + 3));
+
+            h.turn = (struct hadamard){.block = block, .mix = mix, .sign = sign, .hartley = matrix};
+            check_all(run_hadamard, &h, y, h.n * (h.d + 3),
+                      (20 + (double)mix) * u * norm(matrix, 1, mix * mix, 0) * norm(y, 1, h.n * (h.d + 3), 0), "mixed");
+            free(sign);
+            free(matrix);
+            free(y);
+        }
+}
+
 /* Filters turn weights with it: the same bytes on any processor. */
 static void test_hadamard_bytes(void)
 {
-    for (int64_t block = 1; block <= 1024; block *= 2) {
-        float *sign = normal("sign", 1024), *x = normal("x", 1024), first[1024], y[1024];
+    for (int64_t block = 1; block <= 1024; block *= 2)
+        for (int64_t mix = 1; block * mix <= 1024; mix += mix < 4 ? 1 : 3) {
+            int64_t d = 1024 / (block * mix) * block * mix;
+            float *sign = signs(d), *x = normal("x", d), *matrix = normal("mix", mix * mix), first[1024], y[1024];
+            struct hadamard turn = {block, mix, sign, matrix};
 
-        for (int j = 0; j < 1024; j++)
-            sign[j] = sign[j] < 0 ? -1 : 1;
-        kernels_portable.hadamard(first, x, sign, block, false, 1024);
-        for (const struct kernels *const *kernels = kernels_all(); *kernels; kernels++) {
-            (*kernels)->hadamard(y, x, sign, block, false, 1024);
-            assert_memory_equal(y, first, sizeof y);
+            kernels_portable.hadamard(first, x, &turn, mix % 2, d);
+            for (const struct kernels *const *kernels = kernels_all(); *kernels; kernels++) {
+                (*kernels)->hadamard(y, x, &turn, mix % 2, d);
+                assert_memory_equal(y, first, (size_t)d * sizeof *y);
+            }
+            free(sign);
+            free(x);
+            free(matrix);
         }
-        free(sign);
-        free(x);
-    }
 }
 
 static void test_silu_limits(void)
@@ -258,6 +287,7 @@ static void test_exponentials(void)
 }
 
 CHECK_MAIN({"operations on rows", test_rows}, {"the fast Hadamard transform", test_hadamard},
+           {"and its blocks mixed", test_mix},
            {"the fast Hadamard transform has the same bytes with all kernels", test_hadamard_bytes},
            {"limits of silu", test_silu_limits}, {"attention", test_attend},
            {"log_sum_exp", test_log_sum_exp}, {"divergence", test_divergence}, {"exponentials", test_exponentials})

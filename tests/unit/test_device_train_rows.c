@@ -137,22 +137,28 @@ static void test_silu_differences(void)
 /* <rope(x), y> = <x, rope back (y)>, and the same for the Hadamard transform. */
 static void test_turns(void)
 {
-    enum { N = 3, HEADS = 2, DIM = 16, WIDTH = HEADS * DIM };
+    enum { N = 3, HEADS = 2, DIM = 16, WIDTH = HEADS * DIM, MIX = 4 };
     float *x = normal("x", N * WIDTH), *y = normal("y", N * WIDTH), *table = normal("table", 5 * DIM);
-    float a[N * WIDTH], b[N * WIDTH], minus[5 * DIM / 2], sign[WIDTH];
+    float a[N * WIDTH], b[N * WIDTH], minus[5 * DIM / 2], sign[WIDTH], hartley[MIX * MIX];
     const float *sine = table + 5 * DIM / 2;
     static const int32_t position[N] = {4, 0, 3};
+    const struct hadamard turn = {WIDTH / MIX, MIX, sign, hartley};
     double left = 0, right = 0;
 
     for (int i = 0; i < 5 * DIM / 2; i++)
         minus[i] = -sine[i];
     for (int i = 0; i < WIDTH; i++)
         sign[i] = i % 3 ? 1 : -1;
+    for (int i = 0; i < MIX * MIX; i++) {
+        double angle = 2 * M_PI * (i / MIX * (i % MIX)) / MIX;
+
+        hartley[i] = (float)((cos(angle) + sin(angle)) / sqrt(MIX));
+    }
     memcpy(a, x, sizeof a);
     memcpy(b, y, sizeof b);
     device_reference.rope(a, WIDTH, N, HEADS, DIM, position, table, sine);
-    device_reference.hadamard(a, WIDTH, a, WIDTH, sign, 8, false, N, WIDTH);
-    device_reference.hadamard(b, WIDTH, b, WIDTH, sign, 8, true, N, WIDTH);
+    device_reference.hadamard(a, WIDTH, a, WIDTH, &turn, false, N, WIDTH);
+    device_reference.hadamard(b, WIDTH, b, WIDTH, &turn, true, N, WIDTH);
     device_reference.rope(b, WIDTH, N, HEADS, DIM, position, table, minus);
     for (int i = 0; i < N * WIDTH; i++) {
         left += (double)a[i] * (double)y[i];

@@ -75,23 +75,51 @@ static double element(const struct operator *op, int term, int64_t o, int64_t i)
     return left[0];
 }
 
-/* W = (sum of terms) T by definition, [out, in]; H[i][j] = (-1)^popcount(i & j) / sqrt(block). */
-static float *defined(const struct operator *op)
+/* T [n, n] by its definition. */
+static double *dense_transform(struct transform transform, int64_t n)
 {
-    float *w = xmallocarray((size_t)(op->out * op->in), sizeof *w), *sign = xmallocarray((size_t)op->in, sizeof *sign);
-    int64_t block = op->input.block ? op->input.block : 1;
+    int64_t block = transform.block ? transform.block : 1, mix = transform.mix ? transform.mix : 1, span = block * mix;
+    double *t = xcalloc((size_t)(n * n), sizeof *t);
+    float *sign = xmallocarray((size_t)n, sizeof *sign);
 
-    transform_signs(op->input, op->in, sign);
-    for (int64_t o = 0; o < op->out; o++)
-        for (int64_t i = 0; i < op->in; i++) {
-            double sum = 0;
+    transform_signs(transform, n, sign);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < n; j++) {
+            double angle = 2 * M_PI * (double)(i % span / block) * (double)(j % span / block) / (double)mix;
+            double h = __builtin_parityll((uint64_t)(i & j & (block - 1))) ? -1 : 1;
 
-            for (int64_t j = i / block * block; j < i / block * block + block; j++)
-                for (int t = 0; t < op->n_term; t++)
-                    sum += element(op, t, o, j) * (__builtin_popcountll((uint64_t)(i & j & (block - 1))) % 2 ? -1 : 1);
-            w[o * op->in + i] = (float)(sum / sqrt((double)block) * (op->input.block ? (double)sign[i] : 1));
+            if (i / span == j / span)
+                t[i * n + j] = h * (cos(angle) + sin(angle)) / sqrt((double)span)
+                               * (transform.block ? (double)sign[j] : 1);
         }
     free(sign);
+    return t;
+}
+
+/* W = T_out' (sum of terms) T_in by definition, [out, in]. */
+static float *defined(const struct operator *op)
+{
+    int64_t out = op->out, in = op->in;
+    double *left = dense_transform(op->output, out), *right = dense_transform(op->input, in);
+    double *half = xcalloc((size_t)(out * in), sizeof *half);
+    float *w = xmallocarray((size_t)(out * in), sizeof *w);
+
+    for (int64_t o = 0; o < out; o++)
+        for (int64_t i = 0; i < in; i++)
+            for (int t = 0; t < op->n_term; t++)
+                for (int64_t j = 0; j < in; j++)
+                    half[o * in + j] += element(op, t, o, i) * right[i * in + j];
+    for (int64_t o = 0; o < out; o++)
+        for (int64_t i = 0; i < in; i++) {
+            double sum = 0;
+
+            for (int64_t j = 0; j < out; j++)
+                sum += left[j * out + o] * half[j * in + i];
+            w[o * in + i] = (float)sum;
+        }
+    free(left);
+    free(right);
+    free(half);
     return w;
 }
 
@@ -138,30 +166,44 @@ static void test_contraction(void)
     }
 }
 
-/* Some have a transform of the largest block that fits. */
+/* Some have a transform of the largest block that fits, some of the whole width, on either side or both. */
+enum { INPUT_BLOCK = 1, INPUT_FULL, OUTPUT_BLOCK = 4, OUTPUT_FULL = 8, WAYS = 12 };
+
+static struct transform made(bool in_blocks, bool full, int i, int64_t n)
+{
+    int64_t block = transform_block(8 << i % 3, n);
+
+    if (full)
+        return transform_full(n, (uint64_t)i);
+    return in_blocks && block > 1 ? (struct transform){block, (uint64_t)i, 0} : (struct transform){0};
+}
+
 static struct operator make_turned(int i, const char *name)
 {
-    struct operator op = make(&shapes[i], name);
-    int64_t block = transform_block(8 << i % 3, op.in);
+    int way = i % WAYS;
+    struct operator op = make(&shapes[i / WAYS], name);
 
-    if (block > 1)
-        op.input = (struct transform){block, (uint64_t)i};
+    op.input = made(way & INPUT_BLOCK, way & INPUT_FULL, i, op.in);
+    op.output = made(way & OUTPUT_BLOCK, way & OUTPUT_FULL, i + 1, op.out);
     return op;
 }
+
+enum { N_TURNED = N_SHAPE * WAYS };
 
 static void test_transforms(void)
 {
     int turned = 0;
 
-    for (int i = 0; i < N_SHAPE; i++) {
-        struct operator op = make_turned(i, "w"), straight = make(&shapes[i], "w");
+    for (int i = 0; i < N_TURNED; i++) {
+        struct operator op = make_turned(i, "w"), straight = make(&shapes[i / WAYS], "w");
         struct difference d = operator_difference(&straight, &op);
 
         check_dense(&op);
-        assert_true(operator_is_matrix(&op) == (shapes[i].n == 1));
-        assert_true(operator_is_dense(&op) == (shapes[i].n == 1 && !op.input.block));
-        assert_true((difference_error(&d) > 0.1) == (op.input.block > 0));
-        turned += op.input.block > 0;
+        assert_true(operator_is_matrix(&op) == (shapes[i / WAYS].n == 1));
+        assert_true(operator_is_dense(&op) == (shapes[i / WAYS].n == 1 && !operator_is_turned(&op)));
+        assert_true(operator_is_turned(&op) == (op.input.block || op.output.block));
+        assert_true((difference_error(&d) > 0.1) == operator_is_turned(&op));
+        turned += operator_is_turned(&op);
         operator_free(&straight);
         straight = make_turned(i, "w");
         assert_int_equal(operator_contract(&op, DTYPE(F32)), EX_OK);
@@ -171,7 +213,7 @@ static void test_transforms(void)
         operator_free(&op);
         operator_free(&straight);
     }
-    assert_true(turned > 3 && turned < N_SHAPE);
+    assert_true(turned > N_TURNED / 2 && turned < N_TURNED);
 }
 
 /* FORMAT's example. */
@@ -183,7 +225,7 @@ static void test_example(void)
 
     tensor_set(&core, (float[]){1, 2, 3, 4});
     op = operator_from_cores("w", 1, &core);
-    op.input = (struct transform){4, 1};
+    op.input = (struct transform){4, 1, 0};
     operator_dense(&op, w);
     for (int i = 0; i < 4; i++)
         assert_true(w[i] == expected[i]);
@@ -208,6 +250,8 @@ static void test_sum_of_terms(void)
         check_dense(&op);
         op.input = (struct transform){.block = 2, .seed = 5};
         check_dense(&op);
+        op.output = transform_full(op.out, 6);
+        check_dense(&op);
         second.n_term = third.n_term = 0;
         operator_free(&second);
         operator_free(&third);
@@ -220,11 +264,11 @@ static void write_operators(const char *path)
     struct writer writer;
 
     assert_int_equal(writer_open(&writer, path, NULL, NULL), EX_OK);
-    for (int i = 0; i < N_SHAPE; i++) {
+    for (int i = 0; i < N_TURNED; i++) {
         char name[32];
         struct operator op;
 
-        snprintf(name, sizeof name, "w%02d", i);
+        snprintf(name, sizeof name, "w%03d", i);
         op = make_turned(i, name);
         assert_int_equal(operator_write(&writer, &op), EX_OK);
         operator_free(&op);
@@ -251,6 +295,7 @@ static void test_through_a_stream(void)
         assert_int_equal(op.out, expected.out);
         assert_int_equal(op.in, expected.in);
         assert_true(transform_same(op.input, expected.input));
+        assert_true(transform_same(op.output, expected.output));
         assert_int_equal(operator_parameters(&op), operator_parameters(&expected));
         assert_int_equal(operator_bytes(&op), 4 * operator_parameters(&expected));
         d = operator_difference(&op, &expected);
@@ -261,7 +306,7 @@ static void test_through_a_stream(void)
         record_free(&record);
         seen++;
     }
-    assert_int_equal(seen, N_SHAPE);
+    assert_int_equal(seen, N_TURNED);
     source_close(&source);
 }
 
@@ -307,7 +352,14 @@ static void test_strange_operators(void)
         {SAME, 0, "input", GOOD, NULL, false},
         {SAME, 1, "input", GOOD, "'input' is not known", false},
         {SAME, 0, "input", GOOD, "'input' is not known", true},
-        {SAME, 0, "output", GOOD, "'output' is not known", false},
+        {SAME, 0, "output", "{\"signs\": 1, \"hadamard\": 1, \"hartley\": 3}", NULL, false},
+        {SAME, 1, "output", "{\"signs\": 1, \"hadamard\": 1, \"hartley\": 3}", "'output' is not known", false},
+        {SAME, 0, "output", "{\"signs\": 1, \"hadamard\": 1, \"hartley\": 3}", "'output' is not known", true},
+        {SAME, 0, "output", GOOD, "bad 'output'", false},
+        {SAME, 0, "output", "{\"signs\": 1, \"hadamard\": 1, \"hartley\": 9}", "bad 'output'", false},
+        {SAME, 0, "output", "[]", "bad 'output'", false},
+        {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 2, \"hartley\": 2}", NULL, false},
+        {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 4, \"hartley\": 2}", "bad 'input'", false},
         {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 8}", "that divides 4", false},
         {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 3}", "bad 'input'", false},
         {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 1}", "bad 'input'", false},
@@ -345,7 +397,11 @@ static void test_strange_operators(void)
 static void test_summary(void)
 {
     static const struct strange good = {SAME, 0, "input", GOOD, NULL, false};
-    static const struct strange bad = {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 8}", NULL, false};
+    static const struct strange bad[] = {
+        {SAME, 0, "input", "{\"signs\": 1, \"hadamard\": 8}", "no transform of 4 columns", false},
+        {SAME, 0, "output", "{\"signs\": 1, \"hadamard\": 2}", "no transform of 3 rows", false}};
+    static const struct strange output = {SAME, 0, "output", "{\"signs\": 1, \"hadamard\": 1, \"hartley\": 3}", NULL,
+                                          false};
     struct summary summary;
     struct source source;
     struct json *json;
@@ -362,14 +418,25 @@ static void test_summary(void)
     json_drop(json);
     summary_free(&summary);
     source_close(&source);
-    write_strange(&bad);
-    error_capture(message, sizeof message);
+    write_strange(&output);
     assert_int_equal(source_open(&source, "strange.tns"), EX_OK);
-    assert_int_equal(summary_take(&summary, &source, false), EX_DATAERR);
-    error_capture(NULL, 0);
-    assert_non_null(strstr(message, "no transform of 4 columns"));
+    assert_int_equal(summary_take(&summary, &source, true), EX_OK);
+    assert_true(transform_same(summary.weight[0].output, transform_full(3, 1)));
+    json = summary_json(&summary, false);
+    assert_int_equal(json_as_int(json_at(json_at(json_item(json_at(json, "tensors"), 0), "output"), "hartley"), 0), 3);
+    json_drop(json);
     summary_free(&summary);
     source_close(&source);
+    for (int i = 0; i < 2; i++) {
+        write_strange(&bad[i]);
+        error_capture(message, sizeof message);
+        assert_int_equal(source_open(&source, "strange.tns"), EX_OK);
+        assert_int_equal(summary_take(&summary, &source, false), EX_DATAERR);
+        error_capture(NULL, 0);
+        assert_non_null(strstr(message, bad[i].complaint));
+        summary_free(&summary);
+        source_close(&source);
+    }
 }
 
 /* A writer doesn't write what a reader would refuse. */

@@ -101,7 +101,8 @@ static float *minus(const float *a, const float *b, int64_t count)
 
 static struct quantization plain(int bits, int group)
 {
-    return (struct quantization){.dtype = {DTYPE_GROUP, bits, group, ZERO_MIN, 0}, .residual_bits = 8,
+    return (struct quantization){.dtype = {.kind = DTYPE_GROUP, .bits = bits, .group = group, .zero = ZERO_MIN},
+                                   .residual_bits = 8,
                                  .alternations = 4};
 }
 
@@ -177,11 +178,49 @@ static void test_turned(void)
     operator_free(&other);
 }
 
+/* Weights that stand out in a row and in a column, of widths with odd parts: both are spread. */
+static void test_full_turn(void)
+{
+    static const int64_t rotate[3] = {0, 64, ROTATE_FULL};
+    struct quantization how = plain(3, 16);
+    struct operator op[3];
+    double error[3];
+
+    how.seed = INT64_MAX;
+    for (int k = 0; k < 3; k++) {
+        struct quantized result;
+        float *data, *w, *given;
+
+        op[k] = matrix(24, 100, 2);
+        data = (float *)(void *)op[k].term[0].core[0].data;
+        for (int64_t i = 0; i < 24; i++)
+            data[100 * i + 5] *= 30;
+        for (int64_t j = 0; j < 100; j++)
+            data[100 * 7 + j] *= 30;
+        w = dense(&op[k]);
+        how.rotate = rotate[k];
+        result = run(&op[k], &how);
+        assert_true(transform_same(result.input, op[k].input) && transform_same(result.output, op[k].output));
+        given = dense(&op[k]);
+        error[k] = check_relative(given, w, 24 * 100);
+        check_close(difference_error(&result.difference), error[k], 1e-3, "relative error told");
+        free(given);
+        free(w);
+    }
+    assert_true(transform_same(op[2].input, transform_full(100, INT64_MAX)));
+    assert_true(transform_same(op[2].output, transform_full(24, 0)));
+    assert_true(!op[1].output.block && op[1].input.block == 4);
+    CHECK_AT_MOST(error[2], 0.7 * error[1], "error, of part of that of a turn in blocks");
+    CHECK_AT_MOST(error[2], 0.7 * error[0], "error, of part of the straight one's");
+    for (int k = 0; k < 3; k++)
+        operator_free(&op[k]);
+}
+
 static void test_moments(void)
 {
-    static const int64_t rotate[] = {0, 16};
+    static const int64_t rotate[] = {0, 16, ROTATE_FULL};
 
-    for (int r = 0; r < 2; r++)
+    for (int r = 0; r < 3; r++)
         for (int scale_bits = 0; scale_bits <= 6; scale_bits += 6) {
             struct moment_set set = moments(48, 10);
             struct quantization how = plain(3, 16);
@@ -194,7 +233,9 @@ static void test_moments(void)
             run(&nearest, &how);
             how.moments = &set;
             result = run(&op, &how);
-            assert_true(op.input.block == rotate[r] && op.term[0].core[0].dtype.scale_bits == scale_bits);
+            assert_true(op.input.block == (r ? 16 : 0)
+                        && op.term[0].core[0].dtype.scale_bits == scale_bits);
+            assert_true((op.input.mix == 3 && op.output.mix == 5 && op.output.block == 8) == (r == 2));
             check_told(w, &op, &set, &result);
             given = dense(&nearest);
             d = minus(w, given, 40 * 48);
@@ -278,7 +319,7 @@ static void test_all_codes_of_cores(void)
     struct views *views = views_new();
     const struct view *view;
 
-    assert_int_equal(views_find(views, &set, (struct transform){0}, 6, &view), EX_OK);
+    assert_int_equal(views_find(views, &set, (struct transform){0}, 6, 1, &view), EX_OK);
     assert_int_equal(chain_round(&op.term[0], (bool[]){true, true}, plain(2, GROUP_ROW).dtype, view, "w"), EX_OK);
     tensor_get(&op.term[0].core[1], v);
     moments_times(&set.h, v, 2, vh);
@@ -354,14 +395,14 @@ static void test_residual(void)
             struct quantized result, without;
 
             how.moments = with ? &set : NULL;
-            how.rotate = with ? 0 : 32;
+            how.rotate = with ? 0 : bits == 8 ? 32 : ROTATE_FULL;
             without = run(&alone, &how);
             how.residual_chi = 6;
             how.residual_bits = bits;
             result = run(&op, &how);
             assert_true(op.n_term == 2 && op.term[1].n_site == 2 && op.term[1].core[0].shape[3] == 6);
             assert_true(op.term[1].core[1].dtype.kind == (bits == 16 ? DTYPE_F16 : DTYPE_GROUP));
-            assert_int_equal(op.input.block, how.rotate);
+            assert_int_equal(op.input.block, with ? 0 : bits == 8 ? 32 : 64);
             if (with)
                 check_told(w, &op, &set, &result);
             CHECK_AT_MOST(result.error, 0.9 * without.error, "error, of part of that without a residual");
@@ -490,7 +531,8 @@ static void test_turned_moments(void)
     }
 }
 
-CHECK_MAIN({"without moments: rounding to nearest", test_nearest},
+CHECK_MAIN({"both sides turned over their whole width", test_full_turn},
+           {"without moments: rounding to nearest", test_nearest},
            {"turned, what stands out costs less; the operator says so", test_turned},
            {"with moments: errors as told, and less than the nearest's", test_moments},
            {"6 x 6: no codes of these scales are much better", test_all_codes_of_a_matrix},

@@ -91,7 +91,7 @@ static int descending(const void *a, const void *b)
 /* transformers' definition, plainly: sort, cut, normalise. */
 static void define(const struct sampling *sampling, const float *logits, int64_t n, double *p)
 {
-    struct entry entry[VOCAB];
+    struct entry entry[VOCAB] = {0};
     int64_t kept = n;
     double total = 0, below;
 

@@ -98,8 +98,9 @@ static void test_names(void)
         assert_true(dtype_same(dtype, dtype));
     }
     assert_true(dtype_parse("q3-64-min-s6", &dtype));
-    assert_false(dtype_same(dtype, (struct dtype){DTYPE_GROUP, 3, 64, ZERO_MIN, 0}));
-    assert_false(dtype_same(dtype, (struct dtype){DTYPE_GROUP, 3, 64, ZERO_MIN, 8}));
+    assert_false(dtype_same(dtype, (struct dtype){.kind = DTYPE_GROUP, .bits = 3, .group = 64, .zero = ZERO_MIN}));
+    assert_false(dtype_same(dtype, (struct dtype){.kind = DTYPE_GROUP, .bits = 3, .group = 64, .zero = ZERO_MIN,
+                                                  .scale_bits = 8}));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_false(dtype_parse(bad[i], &dtype));
 }
@@ -145,7 +146,8 @@ static void test_sizes_of_supers(void)
     assert_int_equal(dtype_payload(dtype, 2, (int64_t[]){3, 1}), 192 + 2);
     for (int zero = ZERO_NONE; zero <= ZERO_MIN; zero++)
         for (int bits = 6; bits <= 8; bits += 2) {
-            dtype = (struct dtype){DTYPE_GROUP, 8, 1, (enum dtype_zero)zero, bits};
+            dtype = (struct dtype){.kind = DTYPE_GROUP, .bits = 8, .group = 1, .zero = (enum dtype_zero)zero,
+                                   .scale_bits = bits};
             assert_int_equal(dtype_payload(dtype, 2, (int64_t[]){INT64_MAX / 2, 64}), -1);
             assert_int_equal(dtype_payload(dtype, 1, (int64_t[]){INT64_MAX}), -1);
             assert_int_equal(dtype_payload(dtype, 2, (int64_t[]){INT64_MAX, 1}), -1);
@@ -163,7 +165,7 @@ static void test_super_example(void)
     static const float values[] = {-4, 3.5f, -1.5f, 1, -0.25f};
     unsigned char codes[] = {0, 15, 5, 10, 3};
     struct group_row row = {codes, (uint16_t[]){2, 1}, (uint16_t[]){4, 1}, (uint16_t[]){0x3400}, (uint16_t[]){0xbc00}};
-    struct dtype dtype = {DTYPE_GROUP, 4, 4, ZERO_MIN, 6};
+    struct dtype dtype = {.kind = DTYPE_GROUP, .bits = 4, .group = 4, .zero = ZERO_MIN, .scale_bits = 6};
     struct tensor tensor = tensor_new(dtype, 1, (int64_t[]){5});
     struct group_layout layout;
     float back[5];
@@ -206,7 +208,7 @@ static void test_scales_against_all_factors(void)
 
     for (int trial = 0; trial < 24; trial++) {
         int n = 1 + trial % 8, bits = trial % 2 ? 6 : 8;
-        struct dtype dtype = {DTYPE_GROUP, 3, 32, ZERO_INT, bits};
+        struct dtype dtype = {.kind = DTYPE_GROUP, .bits = 3, .group = 32, .zero = ZERO_INT, .scale_bits = bits};
         double error = 0, best;
 
         random_normal(random, (uint64_t)trial * 32, 32, noise);
@@ -230,7 +232,8 @@ static void test_scales_against_all_factors(void)
 /* Signs, what clips, and what is refused. */
 static void test_scales_of_supers(void)
 {
-    struct dtype q3 = {DTYPE_GROUP, 3, 32, ZERO_MIN, 6}, none = {DTYPE_GROUP, 3, 32, ZERO_NONE, 6};
+    struct dtype q3 = {.kind = DTYPE_GROUP, .bits = 3, .group = 32, .zero = ZERO_MIN, .scale_bits = 6},
+                 none = {.kind = DTYPE_GROUP, .bits = 3, .group = 32, .zero = ZERO_NONE, .scale_bits = 6};
     float negative[] = {-0.5f, -0.25f, 0.125f, 0}, positive[] = {0.5f, 1, 0, 2}, scale[] = {0.1f, 0.1f, 0.1f, 0.1f};
     float stored[4], bad[] = {NAN, INFINITY, -INFINITY, 65504 * 64.0f};
     uint16_t integer[4], factor[1];
@@ -326,7 +329,8 @@ static void test_rounding_bounds(void)
         for (int zero = ZERO_NONE; zero <= ZERO_MIN; zero++)
             for (int l = 0; l < N_LENGTH; l++)
                 for (int s = 0; s < 3; s++) {
-                    struct dtype dtype = {DTYPE_GROUP, widths[w], 32, (enum dtype_zero)zero, scale_bits[s]};
+                    struct dtype dtype = {.kind = DTYPE_GROUP, .bits = widths[w], .group = 32,
+                                          .zero = (enum dtype_zero)zero, .scale_bits = scale_bits[s]};
 
                     check_rounding(dtype, values, 3, lengths[l]);
                     dtype.group = GROUP_ROW;
@@ -343,7 +347,7 @@ static void test_rounding_with_integers(void)
 
     random_normal(random_named(8, "rounding"), 0, N, values);
     for (int zero = ZERO_NONE; zero <= ZERO_MIN; zero++) {
-        struct dtype dtype = {DTYPE_GROUP, 3, 32, (enum dtype_zero)zero, 0};
+        struct dtype dtype = {.kind = DTYPE_GROUP, .bits = 3, .group = 32, .zero = (enum dtype_zero)zero};
         double error[3];
 
         for (int s = 0; s < 3; s++) {
@@ -379,7 +383,7 @@ static float rounded_error(struct dtype dtype, const float *values, int64_t n)
 
 static void test_special_groups(void)
 {
-    struct dtype q4 = {DTYPE_GROUP, 4, 32, ZERO_MIN, 0};
+    struct dtype q4 = {.kind = DTYPE_GROUP, .bits = 4, .group = 32, .zero = ZERO_MIN};
     float zeros[32] = {0}, constant[32], outlier[32] = {0}, grid[32];
 
     for (int i = 0; i < 9; i++) {
@@ -407,7 +411,7 @@ static void test_special_groups(void)
 
 static void test_not_finite_is_refused(void)
 {
-    struct dtype q4 = {DTYPE_GROUP, 4, 32, ZERO_MIN, 0};
+    struct dtype q4 = {.kind = DTYPE_GROUP, .bits = 4, .group = 32, .zero = ZERO_MIN};
     static const float bad[] = {NAN, INFINITY, -INFINITY, 1e9f};
     char message[256];
 
