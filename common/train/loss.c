@@ -16,11 +16,25 @@ struct chunk {
     double *lse, *teacher_lse, *cost;            /* host: [rows], [rows], [2 rows] */
 };
 
+static int64_t chunk_rows(const struct trainer *t, int64_t n)
+{
+    return least(least(most(LOGIT_BYTES / (int64_t)sizeof(float) / t->student->config.vocab_size, 1), LOGIT_ROWS), n);
+}
+
+int64_t loss_memory(const struct trainer *t, int64_t n)
+{
+    const struct config *c = &t->student->config;
+    struct application head = {.w = t->student->head.w};
+    int64_t logits = c->vocab_size * (t->training.loss != LOSS_CE ? 2 : 1);
+
+    return chunk_rows(t, n) * (2 * c->d_model + logits + apply_kept(&head, 1)) * (int64_t)sizeof(float);
+}
+
 static struct chunk chunk_new(const struct trainer *t, const struct application *head, int64_t n)
 {
     const struct device *device = t->student->device;
     const struct config *c = &t->student->config;
-    int64_t rows = least(least(most(LOGIT_BYTES / (int64_t)sizeof(float) / c->vocab_size, 1), LOGIT_ROWS), n);
+    int64_t rows = chunk_rows(t, n);
     size_t floats = (size_t)rows * sizeof(float);
     struct chunk chunk = {.rows = rows, .hidden = device->allocate(floats * (size_t)c->d_model),
                           .dhidden = device->allocate(floats * (size_t)c->d_model),
@@ -91,4 +105,33 @@ void loss_back(struct trainer *t, const float *x, const float *teacher_x, const 
                               rows, c->d_model, c->norm_epsilon);
     }
     chunk_free(device, &chunk);
+}
+
+void loss_measure(struct trainer *t, const float *x, const int32_t *target, int64_t n, double *cross)
+{
+    const struct device *device = t->student->device;
+    const struct config *c = &t->student->config;
+    int64_t step = chunk_rows(t, n);
+    float *logits = device->allocate((size_t)(step * c->vocab_size) * sizeof *logits);
+    float *weight = xmallocarray((size_t)step, sizeof *weight);
+    double *lse = xmallocarray((size_t)step, 3 * sizeof *lse), *cost = lse + step;
+    struct loss_rows rows = {.cross = weight, .lse = lse};
+
+    rows.distill = xcalloc((size_t)step, sizeof *rows.distill);
+    for (int64_t first = 0; first < n; first += step) {
+        int64_t count = least(step, n - first);
+
+        for (int64_t i = 0; i < count; i++)
+            weight[i] = target[first + i] >= 0;
+        rows.target = target + first;
+        head_logits(&t->student->forward, &t->student->head, x + first * c->d_model, count, logits);
+        device->log_sum_exp(logits, count, c->vocab_size, lse, NULL);
+        device->loss(logits, &rows, 1, count, c->vocab_size, cost);
+        for (int64_t i = 0; i < count; i++)
+            *cross += weight[i] != 0 ? cost[i] : 0;
+    }
+    device->release(logits);
+    free((void *)rows.distill);
+    free(weight);
+    free(lse);
 }

@@ -10,4 +10,10 @@
 void loss_back(struct trainer *trainer, const float *x, const float *teacher_x, const int32_t *target,
                const float *cross, const float *distill, int64_t n, float *dx);
 
+/* Adds the cross entropies of rows (target < 0: none) to *cross. */
+void loss_measure(struct trainer *trainer, const float *x, const int32_t *target, int64_t n, double *cross);
+
+/* Bytes that loss_back() takes. */
+int64_t loss_memory(const struct trainer *trainer, int64_t n);
+
 #endif

@@ -46,8 +46,8 @@ void trainer_close(struct trainer *trainer)
     if (!trainer->student)
         return;
     trainer->student->device->release(trainer->memory);
-    trainer->student->device->release(trainer->teacher_x);
-    trainer->student->device->release(trainer->teacher_keys);
+    trainer->student->device->release(trainer->forward_x);
+    trainer->student->device->release(trainer->forward_keys);
     *trainer = (struct trainer){0};
 }
 
@@ -70,27 +70,57 @@ static int64_t floats_line(int64_t floats)
     return divide_up(floats, 16) * 16;
 }
 
-/* Lays out the memory for n rows, and makes it. */
-static void lay_out(struct trainer *t, struct way *way)
+/* Plans the memory for way->n rows: which blocks keep their results, and all floats. */
+static int64_t plan(const struct trainer *t, struct way *way)
 {
     const struct network *network = t->student;
     const struct config *c = &network->config;
-    int64_t row = floats_line(way->n * c->d_model), total, blocks;
+    int64_t row = floats_line(way->n * c->d_model), blocks;
 
+    way->kept = 0;
     for (int64_t layer = 0; layer < c->n_layer; layer++)
         way->kept = most(way->kept, floats_line(block_kept(c, &network->block[layer], way->n)));
     blocks = least(t->training.memory / (int64_t)sizeof(float) / way->kept, c->n_layer);
     way->first_kept = c->n_layer - blocks;
-    total = (c->n_layer + 2) * row + (blocks + (blocks < c->n_layer)) * way->kept;
+    return (c->n_layer + 2) * row + (blocks + (blocks < c->n_layer)) * way->kept;
+}
+
+/* Lays it out, and makes it. */
+static void lay_out(struct trainer *t, struct way *way)
+{
+    const struct network *network = t->student;
+    int64_t layers = network->config.n_layer, row = floats_line(way->n * network->config.d_model);
+    int64_t total = plan(t, way);
+
     if (total > t->rows) {
         network->device->release(t->memory);
         t->memory = network->device->allocate((size_t)total * sizeof *t->memory);
         t->rows = total;
     }
     way->x = t->memory;
-    way->dx = way->x + (c->n_layer + 1) * row;
+    way->dx = way->x + (layers + 1) * row;
     way->own = way->dx + row;
-    way->shared = way->own + blocks * way->kept;
+    way->shared = way->own + (layers - way->first_kept) * way->kept;
+}
+
+/* Gradients of micro-batches are added in a tree: one for each bit of their number, and moments. */
+struct trainer_memory trainer_memory(const struct trainer *t, int64_t rows, int64_t accumulate)
+{
+    const struct config *c = &t->student->config;
+    struct way way = {.n = rows};
+    struct trainer_memory m = {.weights = t->student->bytes, .teacher = t->teacher ? t->teacher->bytes : 0};
+    int64_t sums = 0, d = t->teacher ? t->teacher->config.d_model : 0;
+
+    while (accumulate > 1 && accumulate >> sums)
+        sums++;
+    m.trained = t->parameters->floats * (3 + sums) * (int64_t)sizeof(float);
+    m.blocks = (plan(t, &way) + rows * (5 * c->d_model + 3 * c->d_ff)) * (int64_t)sizeof(float);
+    if (t->teacher)
+        m.blocks += rows * (d + 2 * t->teacher->config.n_kv_head * t->teacher->config.head_dim)
+                    * (int64_t)sizeof(float);
+    m.logits = loss_memory(t, rows);
+    m.total = m.weights + m.teacher + m.trained + m.blocks + m.logits;
+    return m;
 }
 
 static float *input_of(const struct trainer *t, const struct way *way, int64_t layer)
@@ -136,31 +166,27 @@ static void back_student(struct trainer *t, struct way *way)
     }
 }
 
-/* What leaves the teacher's last block; NULL without a teacher. */
-static const float *run_teacher(struct trainer *t, const struct way *way, const int32_t *token)
+/* What leaves the last block of a network, without a way back. */
+static const float *run_forward(struct trainer *t, struct network *network, const struct way *way, const int32_t *token)
 {
-    struct network *teacher = t->teacher;
-    struct span *span;
-    int64_t keys;
+    const struct device *device = network->device;
+    int64_t keys = network->config.n_kv_head * network->config.head_dim;
+    struct span *span = xmallocarray((size_t)way->n_span, sizeof *span);
 
-    if (t->training.loss == LOSS_CE)
-        return NULL;
-    keys = teacher->config.n_kv_head * teacher->config.head_dim;
-    teacher->device->release(t->teacher_x);
-    teacher->device->release(t->teacher_keys);
-    t->teacher_x = teacher->device->allocate((size_t)(way->n * teacher->config.d_model) * sizeof *t->teacher_x);
-    t->teacher_keys = teacher->device->allocate((size_t)(2 * way->n * keys) * sizeof *t->teacher_keys);
-    span = xmallocarray((size_t)way->n_span, sizeof *span);
+    device->release(t->forward_x);
+    device->release(t->forward_keys);
+    t->forward_x = device->allocate((size_t)(way->n * network->config.d_model) * sizeof *t->forward_x);
+    t->forward_keys = device->allocate((size_t)(2 * way->n * keys) * sizeof *t->forward_keys);
     for (int i = 0; i < way->n_span; i++) {
         span[i] = way->span[i];
-        span[i].k = t->teacher_keys + span[i].first * keys;
+        span[i].k = t->forward_keys + span[i].first * keys;
         span[i].v = span[i].k + way->n * keys;
     }
-    embed(&teacher->forward, teacher->embedding, token, way->n, t->teacher_x);
-    for (int64_t layer = 0; layer < teacher->config.n_layer; layer++)
-        block_forward(&teacher->forward, &teacher->block[layer], layer, span, way->n_span, t->teacher_x, way->n);
+    embed(&network->forward, network->embedding, token, way->n, t->forward_x);
+    for (int64_t layer = 0; layer < network->config.n_layer; layer++)
+        block_forward(&network->forward, &network->block[layer], layer, span, way->n_span, t->forward_x, way->n);
     free(span);
-    return t->teacher_x;
+    return t->forward_x;
 }
 
 /* What the rows cost: targets and weights, [n] each; how many rows count is added to trainer->counted. */
@@ -198,19 +224,38 @@ void trainer_add(struct trainer *t, const struct micro_batch *batch)
     struct way way = way_of(batch);
     int32_t *target = xmallocarray((size_t)way.n, sizeof *target);
     float *cross = xmallocarray((size_t)way.n, 2 * sizeof *cross), *distill = cross + way.n;
-    const float *teacher_x;
+    const float *teacher_x = NULL;
 
     if (t->micro_batches++)
         parameters_carry(t->parameters);         /* the one before */
     weigh(t, batch, target, cross, distill);
     lay_out(t, &way);
-    teacher_x = run_teacher(t, &way, batch->token);
+    if (t->training.loss != LOSS_CE)
+        teacher_x = run_forward(t, t->teacher, &way, batch->token);
     run_student(t, &way, batch->token);
     loss_back(t, input_of(t, &way, t->student->config.n_layer), teacher_x, target, cross, distill, way.n, way.dx);
     back_student(t, &way);
     free(way.span);
     free(target);
     free(cross);
+}
+
+void trainer_measure(struct trainer *t, const struct micro_batch *batch, double *cross, int64_t *counted)
+{
+    struct way way = way_of(batch);
+    int32_t *target = xmallocarray((size_t)way.n, sizeof *target);
+    int64_t row = 0;
+
+    for (int i = 0; i < batch->sequences; i++)
+        for (int64_t k = 0; k < batch->length[i]; k++, row++) {
+            bool counts = k + 1 < batch->length[i] && (!batch->counts || batch->counts[row]);
+
+            target[row] = counts ? batch->token[row + 1] : -1;
+            *counted += counts;
+        }
+    loss_measure(t, run_forward(t, t->student, &way, batch->token), target, way.n, cross);
+    free(way.span);
+    free(target);
 }
 
 /* ---- steps ---- */
@@ -220,7 +265,7 @@ static void update(struct trainer *t, double factor)
     struct parameters *p = t->parameters;
     struct adamw step = {.rate = training_rate(&t->training, t->step - 1), .beta1 = t->training.beta1,
                          .beta2 = t->training.beta2, .epsilon = t->training.epsilon, .factor = factor,
-                         .step = t->step};
+                         .step = t->updates};
 
     parameters_moments(p);
     for (int i = 0; i < p->count; i++) {
@@ -230,6 +275,19 @@ static void update(struct trainer *t, double factor)
         p->device->adamw(one->trainable.values, p->gradient + one->first, p->mean + one->first, p->square + one->first,
                          &step, one->trainable.count);
     }
+}
+
+static int skip(struct trainer *t, struct stepped *stepped)
+{
+    long long step = t->step + 1;
+
+    if (!t->training.skip || ++t->skipped == TRAINER_SKIPS)
+        return fail(EX_DATAERR, "step %lld: the loss is %g, the gradient's norm %g", step, stepped->loss,
+                    stepped->norm);
+    warn("step %lld: the loss is %g, the gradient's norm %g: it is skipped", step, stepped->loss, stepped->norm);
+    stepped->skipped = true;
+    t->step++;
+    return EX_OK;
 }
 
 int trainer_step(struct trainer *t, struct stepped *stepped)
@@ -254,12 +312,13 @@ int trainer_step(struct trainer *t, struct stepped *stepped)
     t->counted = t->micro_batches = 0;
     if (!isfinite(s.loss) || !isfinite(s.norm)) {
         parameters_clear(p);
-        return fail(EX_DATAERR, "step %lld: the loss is %g, the gradient's norm %g", (long long)t->step + 1, s.loss,
-                    s.norm);
+        return skip(t, stepped);
     }
+    t->skipped = 0;
     if (t->training.clip > 0 && s.norm > t->training.clip)
         factor = t->training.clip / s.norm;
     t->step++;
+    t->updates++;
     update(t, factor / count);
     parameters_clear(p);
     return EX_OK;

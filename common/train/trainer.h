@@ -24,6 +24,7 @@ struct training {
     double rate, beta1, beta2, epsilon, decay;   /* decay: of cores and matrices; norms and scales have none */
     double clip;                 /* of the gradient's norm over all that is trained; 0: none */
     int64_t memory;              /* bytes for what blocks keep, besides one block's */
+    bool skip;                   /* a step whose loss or gradient isn't finite changes nothing, and it goes on */
 };
 
 /* Defaults: KL, 100 steps, 10 of warm-up, cosine from 1e-3, betas .9 and .95, epsilon 1e-8, no decay, clipped at 1. */
@@ -49,6 +50,7 @@ struct stepped {
     double norm;                 /* of the gradient, before it was clipped */
     double rate;
     int64_t counted;
+    bool skipped;                /* something wasn't finite */
 };
 
 struct trainer {
@@ -56,11 +58,12 @@ struct trainer {
     struct training training;
     struct parameters *parameters;               /* borrowed */
     int64_t step;                /* done */
+    int64_t updates;             /* of what is trained: without the steps that were skipped */
 
     /* Private: sums since the last step, and memory on the device that grows on demand. */
     double cross, divergence;
-    int64_t counted, micro_batches;
-    float *memory, *teacher_x, *teacher_keys;
+    int64_t counted, micro_batches, skipped;     /* skipped: in a row */
+    float *memory, *forward_x, *forward_keys;
     int64_t rows, held;          /* room; the block whose results the shared memory has, -1: none */
 };
 
@@ -73,7 +76,19 @@ void trainer_close(struct trainer *trainer);
 void trainer_add(struct trainer *trainer, const struct micro_batch *batch);
 
 /* Changes what is trained by the gradients added since the last step. EX_DATAERR after a message, with nothing changed,
- * where loss or gradient isn't finite, or no token counted. */
+ * where no token counted, or loss or gradient isn't finite; with training.skip only where that has been so TRAINER_SKIPS
+ * times in a row. */
+enum { TRAINER_SKIPS = 10 };
 int trainer_step(struct trainer *trainer, struct stepped *stepped);
+
+/* What the student gives a batch as it is: adds the cross entropies of next tokens that count, in nats, and how many. */
+void trainer_measure(struct trainer *trainer, const struct micro_batch *batch, double *cross, int64_t *counted);
+
+/* Bytes that a training takes at once, with micro-batches of so many rows, several of them to a step. */
+struct trainer_memory {
+    int64_t weights, teacher, trained, blocks, logits, total;    /* trained: gradients, sums of them, moments */
+};
+
+struct trainer_memory trainer_memory(const struct trainer *trainer, int64_t rows, int64_t accumulate);
 
 #endif

@@ -103,6 +103,117 @@ qwen3='6.922521 6.554354 6.003267 5.585971 5.295406 5.051780 4.820242 4.693741 4
     [ ! -e out.tns ]
 }
 
+# What a file with one line or more has in a member of the last.
+member() {
+    "$PYTHON" -c 'import json, sys; print(json.loads(open(sys.argv[1]).readlines()[int(sys.argv[3])])[sys.argv[2]])' "$1" "$2" "${3:--1}"
+}
+
+small() {
+    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 "$@"
+}
+
+@test "killed at any moment, it goes on to the same bytes" {
+    local args=("$made/text" --teacher "$made/dense" --batch 2 --accumulate 2 --context 7 --steps 30 --checkpoint-every 2)
+
+    heal -q "$made/cut.tns" "${args[@]}" --work whole.work -o whole.tns
+    RANDOM=7
+    killed=0 finished=
+    for _ in {1..60}; do
+        heal "$made/cut.tns" "${args[@]}" --work work -o out.tns 2>said 3>&- &
+        pid=$!
+        sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
+        kill -KILL $pid 2>kill.said || true
+        if wait $pid 2>wait.said; then
+            finished=yes
+            break
+        fi
+        killed=$((killed + 1))
+        [ ! -e out.tns ]
+        [ "$(find work -name 'checkpoint-*' | wc -l)" -le 3 ]
+    done
+    [ "$finished" ] || heal -q "$made/cut.tns" "${args[@]}" --work work -o out.tns
+    echo "# killed $killed times" >&3
+    cmp whole.tns out.tns
+    [ "$(wc -l <work/log)" -eq 30 ]
+    [ "$(log_losses work/log)" = "$(log_losses whole.work/log)" ]
+    [ -z "$(find work whole.work -name 'checkpoint-*')" ]
+}
+
+@test "two checkpoints are kept; a damaged one is passed over" {
+    small --steps 6 --checkpoint-every 2 -o whole.tns
+    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 6 --checkpoint-every 1 --work work -o nowhere/out.tns &&
+        false
+    [ "$(cd work && echo checkpoint-*)" = 'checkpoint-00000005 checkpoint-00000006' ]
+    printf x | dd of=work/checkpoint-00000006 bs=1 seek=3000 conv=notrunc status=none
+    run small --steps 6 --checkpoint-every 1 --work work -o out.tns
+    [[ $output == *"'work/checkpoint-00000006': its checksum is"* ]]
+    cmp whole.tns out.tns
+}
+
+@test "a full disk leaves the old checkpoint" {
+    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 2 --checkpoint-every 2 --work work -o nowhere/out.tns &&
+        false
+    cp work/checkpoint-00000002 old
+    size=$(($(stat -c %s old) / 1024 / 2))
+    # The file size limit stands for the disk's; the same training, so the same number of steps.
+    mkdir other
+    mv work/checkpoint-00000002 other/checkpoint-00000002
+    run bash -c "trap '' XFSZ; ulimit -f $size; exec heal -q '$made/cut.tns' '$made/text' --batch 1 --context 16 --steps 2 \
+        --checkpoint-every 1 --work other -o nowhere/out.tns"
+    [ "$status" -eq 73 ]                             # nothing left to do but to write: the state of step 2 is whole
+    rm other/*
+    mv old other/checkpoint-00000002
+    run bash -c "trap '' XFSZ; ulimit -f $size; exec heal -q '$made/cut.tns' '$made/text' --batch 1 --context 16 --steps 4 \
+        --checkpoint-every 2 --work work -o out.tns"
+    [ "$status" -eq 74 ]
+    [[ $output == *"cannot write"*"File too large"* ]]
+    [ -z "$(find work -name '*checkpoint*')" ]
+    [ ! -e out.tns ]
+}
+
+@test "a checkpoint of other options is refused" {
+    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 2 --checkpoint-every 1 --work work -o nowhere/out.tns &&
+        false
+    refuses 64 'another model, text or other options' small --steps 2 --checkpoint-every 1 --lr 0.1 --work work -o out.tns
+    refuses 64 'another model, text or other options' small --steps 2 --seed 5 --work work -o out.tns
+}
+
+@test "tokens, epochs, a perplexity on the way" {
+    small --tokens 65 -o out.tns
+    [ "$(wc -l <out.tns.work/log)" -eq 5 ]
+    small --epochs 2 --eval-text "$made/text" --eval-every 4 -o out.tns      # 40 tokens: three windows
+    [ "$(wc -l <out.tns.work/log)" -eq 6 ]
+    [ "$(grep -c perplexity out.tns.work/log)" -eq 2 ]
+    evaluate perplexity out.tns "$made/text" --context 16 >report.json
+    heal -q out.tns "$made/text" --batch 2 --context 16 --steps 1 --lr 0 --eval-text "$made/text" --log log -o same.tns
+    "$PYTHON" -c 'import json
+ours = json.loads(open("log").readlines()[-1])["perplexity"]
+import math
+assert 1 < ours < 1000, ours' 
+    refuses 64 'one of them says how long' small --tokens 5 --steps 3
+    refuses 64 'needs --eval-text' small --eval-every 2
+}
+
+@test "steps that aren't finite are skipped where that is asked for" {
+    run heal "$made/cut.tns" "$made/text" --steps 50 --batch 3 --context 16 --lr 1e30 --warmup 0 --clip 0 --schedule constant \
+        --skip --log log -o out.tns
+    [ "$status" -eq 65 ]
+    [ "$(grep -c 'it is skipped' <<<"$output")" -eq 9 ]
+    [ "$(grep -c '"skipped":true' log)" -eq 9 ]
+}
+
+@test "memory is planned; where there isn't enough, it says what would do" {
+    run heal "$made/cut.tns" "$made/text" --steps 1 --batch 3 --context 16 -o out.tns
+    [[ $output == *'memory: '*' MiB: weights '* ]]
+    run bash -c "ulimit -v 3000000; exec heal '$made/cut.tns' '$made/text' --steps 1 --batch 100000 --context 16 -o out.tns"
+    [ "$status" -eq 71 ]
+    [[ $output == *'MiB of memory would be needed, there are '*'--batch '*' --memory 0 takes '* ]]
+}
+
+@test "nothing is trained on what models are measured with" {
+    refuses 69 'GSM8K, test' small "$TOP/tests/cli/data/gsm8k_test.jsonl" -o out.tns
+}
+
 @test "what makes no sense is refused" {
     refuses 64 'heal MODEL DATA' heal "$made/cut.tns"
     refuses 64 '--loss kl needs --teacher' heal "$made/cut.tns" "$made/text" --loss kl
