@@ -203,7 +203,7 @@ static const struct program program = {
                "  extract-layer model --layer 0 | calibrate - --block 0 --hidden-in in --hidden-out out -o moments",
     .table = table,
     .parse = parse,
-    .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_DEVICE,
+    .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_DEVICE | OPTION_ACTIVATIONS,
 };
 
 /* A model on its way through its blocks. */

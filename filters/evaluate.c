@@ -274,7 +274,7 @@ static const struct program program = {
                "  extract-layer model | quantize --bits 4 | evaluate kl - model text",
     .table = table,
     .parse = parse,
-    .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_DEVICE,
+    .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_DEVICE | OPTION_ACTIVATIONS,
 };
 
 /* A line for people: "boolq: acc 0.6213 +- 0.0085 on 3270 documents". */

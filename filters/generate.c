@@ -119,7 +119,7 @@ static const struct program program = {
     .example = "  generate model -p 'Once upon a time' --max-tokens 20",
     .table = table,
     .parse = parse,
-    .common = OPTION_SEED | OPTION_THREADS | OPTION_DEVICE | OPTION_INPUT,
+    .common = OPTION_SEED | OPTION_THREADS | OPTION_DEVICE | OPTION_ACTIVATIONS | OPTION_INPUT,
 };
 
 struct session {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static void *checked(void *block, size_t count, size_t size)
@@ -83,6 +84,21 @@ void *xaligned(size_t count, size_t size)
     if (block && bytes >= LARGE)
         madvise(block, bytes / LARGE * LARGE, MADV_HUGEPAGE);
     return checked(block, count, size);
+}
+
+double memory_limit(void)
+{
+    double bytes = (double)sysconf(_SC_PAGESIZE) * (double)sysconf(_SC_PHYS_PAGES), group;
+    FILE *file = fopen("/sys/fs/cgroup/memory.max", "re");
+    struct rlimit limit;
+
+    if (file && fscanf(file, "%lf", &group) == 1 && group < bytes)
+        bytes = group;
+    if (file)
+        fclose(file);
+    if (!getrlimit(RLIMIT_AS, &limit) && limit.rlim_cur != RLIM_INFINITY && (double)limit.rlim_cur < bytes)
+        bytes = (double)limit.rlim_cur;
+    return bytes;
 }
 
 void memory_expect(double bytes)

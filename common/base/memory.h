@@ -24,6 +24,10 @@ void *xaligned(size_t count, size_t size);
 /* Ends the program with 71 where bytes, the sum of what a step is about to allocate, exceed the machine's memory. */
 void memory_expect(double bytes);
 
+/* The bytes that this process may have: the machine's memory, or less where the limit of its address space (ulimit -v)
+ * or of its control group says so. */
+double memory_limit(void);
+
 /* a * b and a + b for sizes read from files: false where the result would exceed INT64_MAX or an operand is
  * negative. */
 bool size_multiply(int64_t a, int64_t b, int64_t *product);

@@ -81,16 +81,19 @@ static error_t parse_match(int key, char *value, struct argp_state *state)
 static error_t parse_device(int key, char *value, struct argp_state *state)
 {
     (void)state;
-    switch (key) {
-    case KEY_DEVICE:
-        common_options.device = value;
-        return 0;
-    case KEY_ACTIVATIONS:
-        common_options.activations = option_word("--activations", value, activations_names);
-        return 0;
-    default:
+    if (key != KEY_DEVICE)
         return ARGP_ERR_UNKNOWN;
-    }
+    common_options.device = value;
+    return 0;
+}
+
+static error_t parse_activations(int key, char *value, struct argp_state *state)
+{
+    (void)state;
+    if (key != KEY_ACTIVATIONS)
+        return ARGP_ERR_UNKNOWN;
+    common_options.activations = option_word("--activations", value, activations_names);
+    return 0;
 }
 
 static const struct argp_option general_table[] = {
@@ -120,6 +123,9 @@ static const struct argp_option match_table[] = {
 static const struct argp_option device_table[] = {
     {"device", KEY_DEVICE, "NAME", 0, "run on this device: cpu (the default), or reference, the plain and slow "
      "definition of each operation", -3},
+    {0},
+};
+static const struct argp_option activations_table[] = {
     {"activations", KEY_ACTIVATIONS, "TYPE", 0, "what packed matrices are multiplied with: f32 (the default), or int8, "
      "which is faster and rounds each token to 8 bits in groups of 32", -3},
     {0},
@@ -131,6 +137,7 @@ static const struct argp threads = {.options = threads_table, .parser = parse_th
 static const struct argp seed = {.options = seed_table, .parser = parse_seed};
 static const struct argp match = {.options = match_table, .parser = parse_match};
 static const struct argp device = {.options = device_table, .parser = parse_device};
+static const struct argp activations = {.options = activations_table, .parser = parse_activations};
 
 /* getopt has said its line by the time argp wants to add "Try ... --help": without a stream it stays at the one
  * line. */
@@ -181,7 +188,7 @@ static void close_stdout(void)
 
 void options_parse(const struct program *program, int argc, char **argv)
 {
-    struct argp_child children[7] = {{.argp = &general}};
+    struct argp_child children[8] = {{.argp = &general}};
     int n = 1;
     char *doc = xasprintf("%s\v%s%sExample:\n\n%s", program->purpose, program->details ? program->details : "",
                           program->details ? "\n\n" : "", program->example);
@@ -200,6 +207,8 @@ void options_parse(const struct program *program, int argc, char **argv)
         children[n++].argp = &match;
     if (program->common & OPTION_DEVICE)
         children[n++].argp = &device;
+    if (program->common & OPTION_ACTIVATIONS)
+        children[n++].argp = &activations;
     running = program;
     error_program(program->name);
     argp_program_version_hook = print_version;

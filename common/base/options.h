@@ -17,7 +17,8 @@ enum {
     OPTION_SEED = 1 << 2,        /* --seed N */
     OPTION_MATCH = 1 << 3,       /* -m, --match GLOB, repeatable */
     OPTION_INPUT = 1 << 4,       /* one operand: a model, standard input where it is missing */
-    OPTION_DEVICE = 1 << 5,      /* --device NAME, --activations TYPE: of programs that run models */
+    OPTION_DEVICE = 1 << 5,      /* --device NAME: of programs that run models */
+    OPTION_ACTIVATIONS = 1 << 6, /* --activations TYPE */
 };
 
 struct program {

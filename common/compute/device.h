@@ -51,6 +51,41 @@ struct attention {
     const float *k, *v;          /* rows of n_kv_head * head_dim floats, kv_stride */
     float *out;                  /* [n, n_head * head_dim], out_stride; must not overlap q */
     int64_t q_stride, kv_stride, out_stride;
+    float *lse;                  /* [n, n_head]: log(sum(exp(scale * q k'))), for the backward pass; NULL: not wanted */
+};
+
+/* The backward pass of an attention whose past, shared and own are 0: gradients of q, k and v, which are set, in rows
+ * as q, k and v lie (their strides), from that of out. out and lse are those of the forward pass. */
+struct attention_back {
+    const struct attention *forward;
+    const float *dout;           /* out_stride */
+    float *dq, *dk, *dv;
+};
+
+/* What there is to train in a matrix. */
+enum numbers {
+    NUMBERS_VALUES,              /* of a plain dtype: [rows, columns] */
+    NUMBERS_SCALES,              /* of a group format: [rows, groups of a row] */
+    NUMBERS_MINIMA,              /* likewise, where it has minima */
+    NUMBERS,
+};
+
+/* A step of AdamW (Loshchilov, Hutter, arXiv:1711.05101), number step from 1 on. The gradient is multiplied by factor
+ * first (a mean of sums, clipping). */
+struct adamw {
+    double rate, beta1, beta2, epsilon, decay, factor;
+    int64_t step;
+};
+
+/* What rows of logits cost, and how that depends on them:  cross[i] * (lse_i - logit_i[target]) + distill[i] *
+ * KL(softmax(teacher_i) || softmax(logit_i)). All lists are the host's; teacher and its lse may be NULL where distill
+ * is 0 throughout. */
+struct loss_rows {
+    const int32_t *target;       /* of rows whose cross is 0: any number */
+    const float *cross, *distill;
+    const double *lse;           /* log_sum_exp() of the rows */
+    const float *teacher;        /* [n, d] on the device */
+    const double *teacher_lse;
 };
 
 /* An orthogonal turn of rows of d numbers, T = (Q kron H) S in each span of mix * block numbers, which divides d: S
@@ -123,6 +158,55 @@ struct device {
      * (host). */
     void (*divergence)(const float *p, const double *p_lse, const float *q, const double *q_lse, int64_t n, int64_t d,
                        double *kl);
+
+    void (*clear)(float *x, int64_t count);              /* x = 0 */
+
+    /* ---- training: the gradient of what is called y has the name dy. What adds says so. ---- */
+
+    /* A matrix as place() takes it, to be trained: a plain one becomes f32; one in a group format keeps its codes and
+     * whole zero points and gets f32 scales and minima. */
+    struct placed *(*place_trained)(struct tensor *matrix);
+
+    /* These numbers of a matrix from place_trained(), on the device, to be changed in place, and their count; NULL
+     * where it has none. */
+    float *(*numbers)(const struct placed *w, enum numbers which, int64_t *count);
+
+    /* dx [n, columns] = dy W, or += with add. Of every matrix, trained or not; activations are f32. */
+    void (*multiply_back)(const struct placed *w, const float *dy, int64_t dy_stride, float *dx, int64_t dx_stride,
+                          bool add, int64_t n);
+
+    /* Adds what y = x W' gives for the numbers of a trained W: d[which] has as many as numbers() says; NULL: not
+     * wanted. */
+    void (*multiply_gradient)(const struct placed *w, float *const d[NUMBERS], const float *dy, int64_t dy_stride,
+                              const float *x, int64_t x_stride, int64_t n);
+
+    /* gemm()'s two backward passes: x [n, columns] = y [n, rows] w [rows, columns] + beta x, and
+     * w [rows, columns] += y' x. */
+    void (*gemm_back)(const float *y, int64_t y_stride, const float *w, int64_t w_stride, float beta, float *x,
+                      int64_t x_stride, int64_t n, int64_t rows, int64_t columns);
+    void (*gemm_gradient)(float *w, int64_t w_stride, const float *y, int64_t y_stride, const float *x,
+                          int64_t x_stride, int64_t n, int64_t rows, int64_t columns);
+
+    /* dx = (with add: +=) the gradient of rms_norm()'s x, from dy and that x, and dweight [d] += (NULL: not wanted).
+     * All rows have this stride. dx may be dy. */
+    void (*rms_norm_back)(float *dx, bool add, float *dweight, const float *dy, const float *x, int64_t stride,
+                          const float *weight, int64_t n, int64_t d, double epsilon);
+
+    /* count attentions at once, all of the same number of heads and of the same sizes of them. */
+    void (*attend_back)(const struct attention_back *back, int count);
+
+    /* Of y = gate / (1 + exp(-gate)) * up: gate and up are replaced by their gradients. */
+    void (*silu_multiply_back)(float *gate, float *up, const float *dy, int64_t count);
+
+    /* logits [n, d] become the gradient of their cost times factor; cost [2][n] (host): what the two parts are before
+     * cross and distill multiply them, 0 where these are. */
+    void (*loss)(float *logits, const struct loss_rows *rows, float factor, int64_t n, int64_t d, double *cost);
+
+    /* In double. */
+    double (*sum_squares)(const float *x, int64_t count);
+
+    /* mean and square (0 before the first step) are the moments. */
+    void (*adamw)(float *x, const float *dx, float *mean, float *square, const struct adamw *step, int64_t count);
 };
 
 extern const struct device device_cpu, device_reference;

@@ -97,6 +97,16 @@ static void copy(float *y, int64_t y_stride, const float *x, int64_t x_stride, i
                            .d = d});
 }
 
+static void clear_rows(const struct rows *p, int64_t first, int64_t count)
+{
+    memset(p->y + first, 0, (size_t)count * sizeof *p->y);
+}
+
+static void clear(float *x, int64_t count)
+{
+    rows_run((struct rows){.one = clear_rows, .y = x, .n = count, .d = 1});
+}
+
 static void rms_rows(const struct rows *p, int64_t first, int64_t count)
 {
     for (int64_t i = first; i < first + count; i++)
@@ -211,8 +221,13 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
 
 const struct device device_cpu = {
     .name = "cpu", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
+    .clear = clear,
     .place = cpu_place, .displace = cpu_displace, .multiply = cpu_multiply, .gather = cpu_gather, .gemm = cpu_gemm,
     .permute = cpu_permute, .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = cpu_attend,
     .silu_multiply = silu_multiply, .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale,
-    .log_sum_exp = log_sum_exp, .divergence = divergence,
+    .log_sum_exp = log_sum_exp, .divergence = divergence, .place_trained = cpu_place_trained, .numbers = cpu_numbers,
+    .multiply_back = cpu_multiply_back, .multiply_gradient = cpu_multiply_gradient, .gemm_back = cpu_gemm_back,
+    .gemm_gradient = cpu_gemm_gradient, .rms_norm_back = cpu_rms_norm_back, .attend_back = cpu_attend_back,
+    .silu_multiply_back = cpu_silu_multiply_back, .loss = cpu_loss, .sum_squares = cpu_sum_squares,
+    .adamw = cpu_adamw,
 };

@@ -156,6 +156,9 @@ static void write_out(const struct job *job, int64_t first, int64_t rows, int64_
 
         for (int64_t j = 0; j < a->head_dim; j++)
             out[j] = state->out[r * job->width + j] / state->total[r];
+        if (a->lse)
+            a->lse[(first + r / job->share) * a->n_head + kv_head * job->share + r % job->share]
+                = state->most[r] + logf(state->total[r]);
     }
 }
 

@@ -36,6 +36,7 @@ struct forms {
     float *padded, *back;        /* [n][blocks * 32]: x with zeros behind it; x rounded and back in f32 */
     float *packed, *packed_back; /* see pack_group() */
     float factor;                /* of packed */
+    bool turned;                 /* x is [columns, n]: by panels only */
 };
 
 struct part {
@@ -48,6 +49,7 @@ struct part {
     int64_t stride;
     int64_t item_rows, item_tokens, row_items, items;
     bool rounded;                /* by panels: of x rounded */
+    bool lines;                  /* by panels: the matrix is [columns, rows] */
 };
 
 struct job {
@@ -65,9 +67,14 @@ static void pack_group(const struct job *job, const float *x, int64_t stride, fl
 {
     const struct forms *f = &job->forms;
     int64_t first = group * job->kernels->tokens;
+    int m = (int)least(f->n - first, job->kernels->tokens);
 
-    job->kernels->pack(x + first * stride, stride, (int)least(f->n - first, job->kernels->tokens), f->columns, factor,
-                       packed + first * f->columns);
+    packed += first * f->columns;
+    if (!f->turned)
+        job->kernels->pack(x + first * stride, stride, m, f->columns, factor, packed);
+    for (int64_t k = 0; f->turned && k < f->columns; k++)
+        for (int i = 0; i < m; i++)
+            packed[k * m + i] = factor * x[k * stride + first + i];
 }
 
 static void round_back(struct forms *f, int64_t i)
@@ -230,6 +237,37 @@ static void fill_panels(const struct job *job, const struct part *part, int64_t 
     }
 }
 
+/* What fill_panels() does where the matrix is [columns, rows]: panels of its columns row..row+rows-1. */
+static void fill_lines(const struct job *job, const struct part *part, int64_t row, int64_t rows, int64_t first,
+                       int64_t depth, float *panels)
+{
+    const struct kernels *kernels = job->kernels;
+    const struct cpu_matrix *w = part->w;
+    int panel = kernels->panel;
+
+    for (int64_t r = row; r < row + rows; r += panel, panels += panel * PANEL_DEPTH) {
+        int width = (int)least(row + rows - r, panel);
+
+        if (!w)
+            kernels->panel_lines(DTYPE_F32, part->view + first * part->view_stride + r, part->view_stride, width, depth,
+                                 panels);
+        else if (w->layout == LAYOUT_ROWS)
+            kernels->panel_lines(w->kind, cpu_row(w, first) + r * dtype_size(w->tensor.dtype), part->rows, width, depth,
+                                 panels);
+        else
+            for (int64_t k = 0; k < depth; k += panel) {     /* a block of columns, turned */
+                float block[BLOCK * PANEL_MOST];
+                int64_t count = divide_up(part->columns, TILE);
+
+                if (w->layout == LAYOUT_STRIPS)
+                    kernels->panel_strips(&w->strips, count, first + k, r / BLOCK, 1, block);
+                else
+                    kernels->panel_tiles(&w->tiles, count, first + k, r / BLOCK, 1, block);
+                kernels->panel_rows(DTYPE_F32, block + r % BLOCK * panel, panel, width, panel, panels + k * panel);
+            }
+    }
+}
+
 static void do_panels(const struct job *job, const struct part *part, int64_t row, int64_t rows, int64_t token,
                       int64_t tokens, int thread)
 {
@@ -242,7 +280,10 @@ static void do_panels(const struct job *job, const struct part *part, int64_t ro
     for (int64_t first = 0; first < part->columns; first += depth) {
         int64_t k = least(depth, part->columns - first);
 
-        fill_panels(job, part, row, rows, first, k, panels);
+        if (part->lines)
+            fill_lines(job, part, row, rows, first, k, panels);
+        else
+            fill_panels(job, part, row, rows, first, k, panels);
         for (int64_t t = token; t < token + tokens; t += kernels->tokens) {
             int m = (int)least(token + tokens - t, kernels->tokens);
 
@@ -261,7 +302,7 @@ static void do_stored(const struct job *job, const struct part *part, int64_t ro
     float *wide = xmallocarray((size_t)(rows * part->columns), sizeof *wide);
     struct part view = *part;
 
-    tensor_get_rows(&part->w->tensor, row, rows, wide);
+    cpu_unpack(part->w, row, rows, wide);
     view.w = NULL;
     view.view = wide;
     view.view_stride = part->columns;
@@ -284,7 +325,7 @@ static void do_item(void *context, int64_t item, int thread)
     tokens = least(part->item_tokens, job->forms.n - token);
     if (part->way == BY_ROWS)
         do_rows(job, part, row, rows);
-    else if (part->way == BY_PANELS && part->w && part->w->layout == LAYOUT_STORED)
+    else if (part->way == BY_PANELS && part->w && part->w->layout >= LAYOUT_STORED)
         do_stored(job, part, row, rows, token, tokens, thread);
     else if (part->way == BY_PANELS)
         do_panels(job, part, row, rows, token, tokens, thread);
@@ -377,6 +418,16 @@ static struct part part_of(const struct product *product, int64_t first, int64_t
 
 void cpu_multiply(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n)
 {
+    for (int i = 0; i < count; i++) {
+        const struct cpu_matrix *w = (const struct cpu_matrix *)product[i].w;
+
+        cpu_set_strips(w, w->scale);
+    }
+    cpu_multiply_placed(product, count, x, x_stride, n);
+}
+
+void cpu_multiply_placed(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n)
+{
     struct part *parts = xmallocarray((size_t)count, sizeof *parts);
 
     for (int64_t first = 0; first < n && count > 0; first += SLICE) {
@@ -402,6 +453,48 @@ void cpu_gemm(float alpha, const float *x, int64_t x_stride, const float *w, int
         struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
                           .forms = {.x = x + first * x_stride, .stride = x_stride, .n = slice, .columns = columns,
                                     .factor = alpha}};
+
+        run(&job);
+    }
+}
+
+void cpu_gemm_back(const float *y, int64_t y_stride, const float *w, int64_t w_stride, float beta, float *x,
+                   int64_t x_stride, int64_t n, int64_t rows, int64_t columns)
+{
+    for (int64_t first = 0; first < n; first += SLICE) {
+        struct part part = {.view = w, .view_stride = w_stride, .rows = columns, .columns = rows, .way = BY_PANELS,
+                            .lines = true, .beta = beta, .y = x + first * x_stride, .stride = x_stride};
+        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
+                          .forms = {.x = y + first * y_stride, .stride = y_stride, .n = least(n - first, SLICE),
+                                    .columns = rows, .factor = 1}};
+
+        run(&job);
+    }
+}
+
+void cpu_gemm_gradient(float *w, int64_t w_stride, const float *y, int64_t y_stride, const float *x, int64_t x_stride,
+                       int64_t n, int64_t rows, int64_t columns)
+{
+    for (int64_t first = 0; first < rows; first += SLICE) {
+        struct part part = {.view = x, .view_stride = x_stride, .rows = columns, .columns = n, .way = BY_PANELS,
+                            .lines = true, .beta = 1, .y = w + first * w_stride, .stride = w_stride};
+        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
+                          .forms = {.x = y + first, .stride = y_stride, .n = least(rows - first, SLICE), .columns = n,
+                                    .factor = 1, .turned = true}};
+
+        run(&job);
+    }
+}
+
+void cpu_multiply_lines(const struct cpu_matrix *w, const float *dy, int64_t dy_stride, float *dx, int64_t dx_stride,
+                        bool add, int64_t n)
+{
+    for (int64_t first = 0; first < n; first += SLICE) {
+        struct part part = {.w = w, .rows = w->placed.columns, .columns = w->placed.rows, .way = BY_PANELS,
+                            .lines = true, .beta = add, .y = dx + first * dx_stride, .stride = dx_stride};
+        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
+                          .forms = {.x = dy + first * dy_stride, .stride = dy_stride, .n = least(n - first, SLICE),
+                                    .columns = w->placed.rows, .factor = 1}};
 
         run(&job);
     }

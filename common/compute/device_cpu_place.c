@@ -198,6 +198,8 @@ void cpu_displace(struct placed *placed)
         return;
     tensor_free(&matrix->tensor);
     free(matrix->tile_data);
+    free(matrix->scale);
+    free(matrix->minimum);
     free(matrix);
 }
 
@@ -267,7 +269,7 @@ static void gather_row(void *context, int64_t i, int thread)
     else if (p->w->layout == LAYOUT_STRIPS)
         cpu_gather_strip(&p->w->strips, p->index[i], p->w->placed.columns, y);
     else if (tensor_row_length(&p->w->tensor) == p->w->placed.columns)
-        tensor_get_rows(&p->w->tensor, p->index[i], 1, y);
+        cpu_unpack(p->w, p->index[i], 1, y);
     else {                       /* one column: to the tensor, its elements are one row */
         p->kernels->panel_rows(p->w->kind, cpu_row(p->w, p->index[i]), 1, 1, 1, panel);
         y[0] = panel[0];
@@ -278,6 +280,7 @@ void cpu_gather(const struct placed *w, const int32_t *index, int64_t n, float *
 {
     struct gathering p = {cpu_kernels(), (const struct cpu_matrix *)w, index, y, stride};
 
+    cpu_set_strips(p.w, p.w->scale);
     if (n * w->columns >= 1 << 14)
         parallel_for(n, gather_row, &p);
     else

@@ -89,6 +89,19 @@ bool cpu_place_strips(struct cpu_matrix *matrix, struct tensor *tensor)
     return true;
 }
 
+void cpu_set_strips(const struct cpu_matrix *matrix, const float *scale)
+{
+    const struct strips *w = &matrix->strips;
+
+    if (!matrix->scale || matrix->layout != LAYOUT_STRIPS)
+        return;
+    for (int64_t row = 0; row < matrix->placed.rows; row++) {
+        float part = (scale ? scale[row] : 1) / TRELLIS_ONE;
+
+        memcpy(matrix->tile_data + row / TILE * w->strip_bytes + row % TILE * (int64_t)sizeof part, &part, sizeof part);
+    }
+}
+
 void cpu_gather_strip(const struct strips *w, int64_t row, int64_t columns, float *y)
 {
     const unsigned char *strip = w->data + row / TILE * w->strip_bytes;

@@ -2,18 +2,13 @@
  * f32, whatever they were stored in. */
 #include "base/memory.h"
 #include "base/parallel.h"
-#include "compute/device.h"
+#include "compute/device_reference.h"
 
 #include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct matrix {
-    struct placed placed;
-    float *w;                    /* [rows, columns] */
-};
 
 static void *allocate(size_t bytes)
 {
@@ -32,9 +27,14 @@ static void copy(float *y, int64_t y_stride, const float *x, int64_t x_stride, i
         move(y + i * y_stride, x + i * x_stride, (size_t)d * sizeof *y);
 }
 
+static void clear(float *x, int64_t count)
+{
+    memset(x, 0, (size_t)count * sizeof *x);
+}
+
 static struct placed *place(struct tensor *tensor, enum activations activations)
 {
-    struct matrix *matrix = xcalloc(1, sizeof *matrix);
+    struct reference_matrix *matrix = xcalloc(1, sizeof *matrix);
     int64_t count = tensor_count(tensor), rows = tensor->rank == 2 ? tensor->shape[0] : 0;
 
     assert(dtype_is_real(tensor->dtype) && (tensor->rank == 2 || tensor->rank == 4));
@@ -50,9 +50,14 @@ static struct placed *place(struct tensor *tensor, enum activations activations)
 
 static void displace(struct placed *placed)
 {
-    if (placed)
-        free(((struct matrix *)placed)->w);
-    free(placed);
+    struct reference_matrix *matrix = (struct reference_matrix *)placed;
+
+    if (!matrix)
+        return;
+    free(matrix->w);
+    free(matrix->scale);
+    free(matrix->minimum);
+    free(matrix);
 }
 
 /* x rounded to 8 bits in groups and back. A group with a magnitude that isn't finite becomes NaN; one whose scale is
@@ -72,7 +77,7 @@ static void round_row(const float *x, int64_t columns, float *out)
 }
 
 struct multiplication {
-    const struct matrix *w;
+    const struct reference_matrix *w;
     const float *x;
     int64_t x_stride, n, stride;
     float *y;
@@ -83,7 +88,6 @@ static void multiply_row(void *context, int64_t row, int thread)
 {
     const struct multiplication *m = context;
     int64_t columns = m->w->placed.columns;
-    const float *w = m->w->w + row * columns;
 
     (void)thread;
     for (int64_t i = 0; i < m->n; i++) {
@@ -91,7 +95,7 @@ static void multiply_row(void *context, int64_t row, int thread)
         double sum = 0;
 
         for (int64_t j = 0; j < columns; j++)
-            sum += (double)m->x[i * m->x_stride + j] * (double)w[j];
+            sum += (double)m->x[i * m->x_stride + j] * reference_weight(m->w, row, j);
         *y = (float)(m->add ? *y + sum : sum);
     }
 }
@@ -100,7 +104,7 @@ static void multiply(const struct product *product, int count, const float *x, i
 {
     for (int p = 0; p < count; p++) {
         const struct placed *w = product[p].w;
-        struct multiplication m = {(const struct matrix *)w, x, x_stride, n, product[p].stride, product[p].y,
+        struct multiplication m = {(const struct reference_matrix *)w, x, x_stride, n, product[p].stride, product[p].y,
                                    product[p].add};
         float *rounded = NULL;
 
@@ -119,7 +123,8 @@ static void multiply(const struct product *product, int count, const float *x, i
 static void gather(const struct placed *w, const int32_t *index, int64_t n, float *y, int64_t stride)
 {
     for (int64_t i = 0; i < n; i++)
-        move(y + i * stride, ((const struct matrix *)w)->w + index[i] * w->columns, (size_t)w->columns * sizeof *y);
+        for (int64_t j = 0; j < w->columns; j++)
+            y[i * stride + j] = (float)reference_weight((const struct reference_matrix *)w, index[i], j);
 }
 
 static void gemm(float alpha, const float *x, int64_t x_stride, const float *w, int64_t w_stride, float beta, float *y,
@@ -252,6 +257,8 @@ static void attend_query(const struct attention *a, int64_t i, int64_t head, dou
     }
     for (int64_t j = 0; j < a->head_dim; j++)
         out[j] = (float)(sum[j] / total);
+    if (a->lse)
+        a->lse[i * a->n_head + head] = (float)(most + log(total));
 }
 
 static void attend_head(void *context, int64_t head, int thread)
@@ -330,8 +337,14 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
 
 const struct device device_reference = {
     .name = "reference", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
+    .clear = clear,
     .place = place, .displace = displace, .multiply = multiply, .gather = gather, .gemm = gemm, .permute = permute,
     .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = attend, .silu_multiply = silu_multiply,
     .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale, .log_sum_exp = log_sum_exp,
-    .divergence = divergence,
+    .divergence = divergence, .place_trained = reference_place_trained, .numbers = reference_numbers,
+    .multiply_back = reference_multiply_back, .multiply_gradient = reference_multiply_gradient,
+    .gemm_back = reference_gemm_back, .gemm_gradient = reference_gemm_gradient,
+    .rms_norm_back = reference_rms_norm_back, .attend_back = reference_attend_back,
+    .silu_multiply_back = reference_silu_multiply_back, .loss = reference_loss, .sum_squares = reference_sum_squares,
+    .adamw = reference_adamw,
 };

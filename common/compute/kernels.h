@@ -98,11 +98,17 @@ struct kernels {
     void (*gemm_rows)(int m, int rows, int64_t k, const float *x, int64_t x_stride, const float *w, int64_t w_step,
                       float beta, float *y, int64_t y_stride);
 
+    /* The same as gemm with lines of x x_step apart, of which m are used. */
+    void (*gemm_turned)(int m, int rows, int64_t k, const float *x, int64_t x_step, const float *w, int64_t w_step,
+                        float beta, float *y, int64_t y_stride);
+
     /* out [k][m] = factor * rows of x, turned, m <= tokens. */
     void (*pack)(const float *x, int64_t x_stride, int m, int64_t k, float factor, float *out);
     /* panel [k][panel] = rows of a matrix, zero beyond `rows`. w in f32, f16 or bf16, stride in elements. */
     void (*panel_rows)(enum dtype_kind kind, const void *w, int64_t stride, int rows, int64_t k, float *panel);
-    /* The same from blocks first..first+count-1, at row `row` (a multiple of panel) to the end of the tiles. */
+    /* panel [k][panel] = k lines of a matrix, of which `columns` are used, zero beyond. */
+    void (*panel_lines)(enum dtype_kind kind, const void *w, int64_t stride, int columns, int64_t k, float *panel);
+    /* panel_rows() from blocks first..first+count-1, at row `row` (a multiple of panel) to the end of the tiles. */
     void (*panel_tiles)(const struct tiles *w, int64_t tiles, int64_t row, int64_t first, int64_t count, float *panel);
 
     /* out [tokens][rows] (stride out_stride) = x w' for rows in f32, f16 or bf16; every row of w is read once for
@@ -135,6 +141,14 @@ struct kernels {
     /* Of one row, as in compute/device.h. */
     double (*log_sum_exp)(const float *x, int64_t d, int32_t *argmax);
     double (*divergence)(const float *p, double p_lse, const float *q, double q_lse, int64_t d);
+    void (*rms_norm_back)(float *dx, bool add, float *dweight, const float *dy, const float *x, const float *weight,
+                          int64_t d, double epsilon);
+    void (*silu_multiply_back)(float *gate, float *up, const float *dy, int64_t count);
+    /* x = student * exp(x - lse) - teacher * exp(t - t_lse); t may be NULL. */
+    void (*loss)(float *x, double lse, const float *t, double t_lse, float student, float teacher, int64_t d);
+    /* The step's corrections are in first and second: 1 - beta^step. */
+    void (*adamw)(float *x, const float *dx, float *mean, float *square, const struct adamw *step, double first,
+                  double second, int64_t count);
 
     /* Levels ahead, fills cost and choice; the least cost. The same bits in all tables. */
     int16_t (*trellis_step)(const struct trellis_step *step);

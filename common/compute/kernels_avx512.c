@@ -8,6 +8,7 @@
 #include "compute/kernels_tiles.h"
 #include "compute/kernels_strips.h"
 #include "compute/kernels_rows.h"
+#include "compute/kernels_back.h"
 #include "compute/kernels_trellis.h"
 
 const struct kernels kernels_avx512 = {

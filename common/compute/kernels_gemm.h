@@ -38,26 +38,32 @@ INLINE void gemm_tile(const int m, const int vectors, int rows, int64_t k, const
         }
 }
 
-#define GEMM_PACKED(m)                                                                                                \
+#define GEMM_TURNED(m)                                                                                                \
     case m:                                                                                                           \
         if (rows > LANES)                                                                                             \
-            gemm_tile(m, 2, rows, k, x, 1, m, w, w_step, beta, y, y_stride);                                          \
+            gemm_tile(m, 2, rows, k, x, 1, x_step, w, w_step, beta, y, y_stride);                                     \
         else                                                                                                          \
-            gemm_tile(m, 1, rows, k, x, 1, m, w, w_step, beta, y, y_stride);                                          \
+            gemm_tile(m, 1, rows, k, x, 1, x_step, w, w_step, beta, y, y_stride);                                     \
         break;
+
+static void gemm_turned(int m, int rows, int64_t k, const float *x, int64_t x_step, const float *w, int64_t w_step,
+                        float beta, float *y, int64_t y_stride)
+{
+    switch (m) {
+        GEMM_TURNED(1) GEMM_TURNED(2) GEMM_TURNED(3) GEMM_TURNED(4)
+#if KERNELS_LEVEL > 0
+        GEMM_TURNED(5) GEMM_TURNED(6)
+#endif
+#if KERNELS_LEVEL == 512
+        GEMM_TURNED(7) GEMM_TURNED(8) GEMM_TURNED(9) GEMM_TURNED(10) GEMM_TURNED(11) GEMM_TURNED(12)
+#endif
+    }
+}
 
 static void gemm_packed(int m, int rows, int64_t k, const float *x, const float *w, int64_t w_step, float beta,
                         float *y, int64_t y_stride)
 {
-    switch (m) {
-        GEMM_PACKED(1) GEMM_PACKED(2) GEMM_PACKED(3) GEMM_PACKED(4)
-#if KERNELS_LEVEL > 0
-        GEMM_PACKED(5) GEMM_PACKED(6)
-#endif
-#if KERNELS_LEVEL == 512
-        GEMM_PACKED(7) GEMM_PACKED(8) GEMM_PACKED(9) GEMM_PACKED(10) GEMM_PACKED(11) GEMM_PACKED(12)
-#endif
-    }
+    gemm_turned(m, rows, k, x, m, w, w_step, beta, y, y_stride);
 }
 
 #define GEMM_ROWS(m)                                                                                                  \
@@ -200,6 +206,28 @@ static void panel_rows(enum dtype_kind kind, const void *w, int64_t stride, int 
         panel_of(DTYPE_F16, w, stride, rows, k, panel);
     else
         panel_of(DTYPE_BF16, w, stride, rows, k, panel);
+}
+
+INLINE void lines_of(const enum dtype_kind kind, const void *w, int64_t stride, int columns, int64_t k, float *panel)
+{
+    for (int64_t j = 0; j < k; j++, panel += PANEL) {
+        if (columns == PANEL) {
+            vf_store(panel, load_of(kind, w, j * stride));
+            vf_store(panel + LANES, load_of(kind, w, j * stride + LANES));
+        } else
+            for (int c = 0; c < PANEL; c++)
+                panel[c] = c < columns ? element(kind, w, j * stride + c) : 0;
+    }
+}
+
+static void panel_lines(enum dtype_kind kind, const void *w, int64_t stride, int columns, int64_t k, float *panel)
+{
+    if (kind == DTYPE_F32)
+        lines_of(DTYPE_F32, w, stride, columns, k, panel);
+    else if (kind == DTYPE_F16)
+        lines_of(DTYPE_F16, w, stride, columns, k, panel);
+    else
+        lines_of(DTYPE_BF16, w, stride, columns, k, panel);
 }
 
 /* out [n][rows] (out_stride) += for R rows of w and T of x. */

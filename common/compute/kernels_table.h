@@ -4,4 +4,5 @@
 .strip_f32 = strip_f32, .panel_strips = panel_strips, .round = round_row,
 .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .silu_multiply = silu_multiply, .add_scaled = add_scaled,
 .scale = scale_row, .exponentials = exponentials, .largest = largest, .log_sum_exp = log_sum_exp,
-.divergence = divergence, .trellis_step = trellis_step,
+.divergence = divergence, .trellis_step = trellis_step, .gemm_turned = gemm_turned, .panel_lines = panel_lines,
+.rms_norm_back = rms_norm_back, .silu_multiply_back = silu_multiply_back, .loss = loss_row, .adamw = adamw,

@@ -25,57 +25,6 @@ struct documents {
     struct ids *ids;
 };
 
-static void add_message(struct json *list, const char *role, struct json *content)
-{
-    struct json *message = json_make_object();
-
-    json_put(message, "role", json_make_string(role));
-    json_put(message, "content", content ? content : json_make_null());
-    json_append(list, message);
-}
-
-/* ShareGPT's list. */
-static struct json *from_turns(const struct json *turns)
-{
-    static const char *const roles[][2] = {{"human", "user"}, {"gpt", "assistant"}, {"bot", "assistant"},
-                                           {"chatgpt", "assistant"}, {"model", "assistant"}};
-    struct json *list = json_make_array();
-
-    for (size_t i = 0; i < json_count(turns); i++) {
-        const struct json *turn = json_item(turns, i);
-        const char *role = json_as_string(json_at(turn, "from"), "");
-
-        for (size_t r = 0; r < sizeof roles / sizeof *roles; r++)
-            if (!strcmp(role, roles[r][0]))
-                role = roles[r][1];
-        add_message(list, role, json_keep(json_at(turn, "value")));
-    }
-    return list;
-}
-
-/* Alpaca's three members. */
-static struct json *from_instruction(const struct json *line)
-{
-    const char *input = json_as_string(json_at(line, "input"), "");
-    char *question = xasprintf("%s%s%s", json_as_string(json_at(line, "instruction"), ""), *input ? "\n\n" : "", input);
-    struct json *list = json_make_array();
-
-    add_message(list, "user", json_make_string(question));
-    add_message(list, "assistant", json_keep(json_at(line, "output")));
-    free(question);
-    return list;
-}
-
-/* The conversation of a line as a list of {role, content}, the caller's; NULL where it has none. */
-static struct json *messages_of(const struct json *line)
-{
-    if (json_at(line, "messages"))
-        return json_keep(json_at(line, "messages"));
-    if (json_at(line, "conversations"))
-        return from_turns(json_at(line, "conversations"));
-    return json_at(line, "instruction") ? from_instruction(line) : NULL;
-}
-
 static int write_conversation(struct documents *documents, const struct json *messages, const char *where,
                               struct text *text)
 {
@@ -102,7 +51,7 @@ static int take_line(void *context, const struct json *line, int64_t number)
     struct documents *documents = context;
     struct ids *ids = documents->ids;
     const struct json *plain = json_at(line, "text");
-    struct json *messages = json_kind(plain) == JSON_KIND_STRING ? NULL : messages_of(line);
+    struct json *messages = json_kind(plain) == JSON_KIND_STRING ? NULL : conversation_of_line(line);
     char *where = xasprintf("%s, line %lld", documents->name, (long long)number);
     struct text text = {0};
     int rc = EX_OK;

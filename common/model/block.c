@@ -1,5 +1,5 @@
 /* block.c - the forward pass of one block, and what stands before and behind the blocks. */
-#include "model/block.h"
+#include "model/block_internal.h"
 #include "base/memory.h"
 #include "base/number.h"
 #include "model/rotary.h"
@@ -58,6 +58,7 @@ void forward_end(struct forward *forward)
 {
     forward->device->release(forward->cosine);
     forward->device->release(forward->sine);
+    forward->device->release(forward->back_sine);
     forward->device->release(forward->work);
     free(forward->position);
     *forward = (struct forward){0};
@@ -88,15 +89,18 @@ static void reach(struct forward *forward, int64_t positions)
     rotary_tables(config, grown, cosine, sine);
     forward->device->release(forward->cosine);
     forward->device->release(forward->sine);
+    forward->device->release(forward->back_sine);
     forward->cosine = upload_new(forward->device, cosine, count);
     forward->sine = upload_new(forward->device, sine, count);
+    for (size_t i = 0; i < count; i++)
+        sine[i] = -sine[i];
+    forward->back_sine = upload_new(forward->device, sine, count);
     forward->positions = grown;
     free(cosine);
     free(sine);
 }
 
-/* Cuts count floats off the front of the workspace, or only counts them where there is none yet. */
-static float *cut(float *work, size_t *at, int64_t count)
+float *work_cut(float *work, size_t *at, int64_t count)
 {
     size_t first = *at;
 
@@ -104,7 +108,7 @@ static float *cut(float *work, size_t *at, int64_t count)
     return work ? work + first : NULL;
 }
 
-static void ensure(struct forward *forward, size_t floats)
+void forward_ensure(struct forward *forward, size_t floats)
 {
     if (floats * sizeof(float) <= forward->work_bytes)
         return;
@@ -125,14 +129,14 @@ static size_t lay_out(const struct config *config, int64_t n, float *work, struc
     int64_t queries = config->n_head * config->head_dim, keys = config->n_kv_head * config->head_dim;
     size_t at = 0, other;
 
-    scratch->hidden = cut(work, &at, n * config->d_model);
+    scratch->hidden = work_cut(work, &at, n * config->d_model);
     other = at;
-    scratch->q = cut(work, &at, n * queries);
-    scratch->k = cut(work, &at, n * keys);
-    scratch->v = cut(work, &at, n * keys);
-    scratch->mixed = cut(work, &at, n * queries);
-    scratch->gate = cut(work, &other, n * config->d_ff);
-    scratch->up = cut(work, &other, n * config->d_ff);
+    scratch->q = work_cut(work, &at, n * queries);
+    scratch->k = work_cut(work, &at, n * keys);
+    scratch->v = work_cut(work, &at, n * keys);
+    scratch->mixed = work_cut(work, &at, n * queries);
+    scratch->gate = work_cut(work, &other, n * config->d_ff);
+    scratch->up = work_cut(work, &other, n * config->d_ff);
     return other > at ? other : at;
 }
 
@@ -144,7 +148,7 @@ static int64_t rows_together(const struct config *config)
     return least(most(WORK_MOST / bytes, ROWS_LEAST), ROWS_MOST);
 }
 
-static void bias_rows(const struct device *device, float *y, const float *bias, int64_t n, int64_t d)
+void bias_rows(const struct device *device, float *y, const float *bias, int64_t n, int64_t d)
 {
     if (bias)
         device->add_bias(y, d, bias, n, d);
@@ -248,8 +252,7 @@ static void feed_forward(const struct forward *forward, const struct block *bloc
         add_projection(forward, block->down, block->down_bias, s->gate, n, s->hidden, x);
 }
 
-/* The positions of all rows, and tables that reach them. */
-static void place_rows(struct forward *forward, const struct span *span, int n_span, int64_t n)
+void forward_place(struct forward *forward, const struct span *span, int n_span, int64_t n)
 {
     int64_t reached = 0;
 
@@ -294,8 +297,8 @@ void block_forward(struct forward *forward, const struct block *block, int64_t l
     int64_t step = least(rows_together(c), n);
     struct scratch s;
 
-    ensure(forward, lay_out(c, step, NULL, &s));
-    place_rows(forward, span, n_span, n);
+    forward_ensure(forward, lay_out(c, step, NULL, &s));
+    forward_place(forward, span, n_span, n);
     for (int64_t first = 0; first < n; first += step) {
         int64_t rows = least(step, n - first);
         float *at = x + first * c->d_model;
@@ -321,7 +324,7 @@ void head_logits(struct forward *forward, const struct head *head, const float *
     int64_t step = least(rows_together(c), n);
     float *hidden;
 
-    ensure(forward, (size_t)(step * c->d_model));
+    forward_ensure(forward, (size_t)(step * c->d_model));
     hidden = forward->work;
     for (int64_t first = 0; first < n; first += step) {
         int64_t rows = least(step, n - first);

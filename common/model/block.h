@@ -61,6 +61,7 @@ struct forward {
     const struct config *config; /* borrowed */
     struct tap *tap;             /* borrowed; NULL: none */
     float *cosine, *sine;        /* [positions, head_dim / 2] on the device */
+    float *back_sine;            /* -sine: what turns gradients */
     int64_t positions;
     void *work;                  /* workspace on the device, grown on demand */
     size_t work_bytes;

@@ -5,12 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where the tensors of a block go. */
-static const struct place {
-    const char *name;
-    size_t offset;               /* in struct block */
-    bool matrix;
-} places[] = {
+const struct block_place block_places[] = {
     {"self_attn.q_proj.weight", offsetof(struct block, q), true},
     {"self_attn.k_proj.weight", offsetof(struct block, k), true},
     {"self_attn.v_proj.weight", offsetof(struct block, v), true},
@@ -31,7 +26,7 @@ static const struct place {
     {"mlp.down_proj.bias", offsetof(struct block, down_bias), false},
 };
 
-enum { N_PLACE = sizeof places / sizeof *places };
+_Static_assert(sizeof block_places / sizeof *block_places == BLOCK_PLACES, "all of them");
 
 static int next_record(struct loader *loader)
 {
@@ -211,6 +206,7 @@ static int take_matrix(struct loader *loader, struct applied **applied, bool lin
     size_t first = item_number(loader);
     bool whole = record->kind != RECORD_CORE;
     struct operator op;
+    unsigned train;
     int rc = whole ? inventory_take(&loader->inventory, record, loader_name(loader)) : EX_OK;
 
     if (rc)
@@ -228,7 +224,9 @@ static int take_matrix(struct loader *loader, struct applied **applied, bool lin
         return rc;
     }
     count(loader, op.out * op.in, operator_parameters(&op), bytes_taken(loader, first, operator_bytes(&op)), linear);
-    *applied = apply_place(loader->device, &op, loader->activations);
+    train = loader->train ? loader->train(loader->train_context, op.name) : 0;
+    *applied = train ? apply_place_trained(loader->device, &op, train)
+                     : apply_place(loader->device, &op, loader->activations);
     return next_record(loader);
 }
 
@@ -297,11 +295,11 @@ static int take_part(struct loader *loader, struct block *block)
 {
     const char *name = strchr(loader->next.name + strlen("model.layers."), '.') + 1;
 
-    for (int i = 0; i < N_PLACE; i++) {
-        void *at = (char *)block + places[i].offset;
+    for (int i = 0; i < BLOCK_PLACES; i++) {
+        void *at = (char *)block + block_places[i].offset;
 
-        if (!strcmp(name, places[i].name))
-            return places[i].matrix ? take_matrix(loader, at, true) : take_vector(loader, at, &block->vector_bytes);
+        if (!strcmp(name, block_places[i].name))
+            return block_places[i].matrix ? take_matrix(loader, at, true) : take_vector(loader, at, &block->vector_bytes);
     }
     return fail(EX_SOFTWARE, "'%s': no place for it in a block", loader->next.name);
 }

@@ -26,6 +26,15 @@ struct loader_sizes {
     int64_t file_bytes;          /* of the files that hold the weights; of a stream weight_bytes */
 };
 
+/* Where the tensors of a block go: their names behind "model.layers.N.", and members of struct block. */
+extern const struct block_place {
+    const char *name;
+    size_t offset;
+    bool matrix;                 /* struct applied *; otherwise float *, a vector */
+} block_places[];
+
+enum { BLOCK_PLACES = 18 };
+
 struct loader {
     struct source source;
     struct config config;
@@ -36,6 +45,11 @@ struct loader {
     size_t n_companion;
     struct record next;          /* read, and not yet taken */
     struct loader_sizes sizes;
+
+    /* Set by who trains, behind loader_open(): which classes (bits of enum train) of this matrix are trained. NULL:
+     * nothing is. */
+    unsigned (*train)(void *context, const char *name);
+    void *train_context;
 };
 
 /* Opens a model (NULL or "-": a stream on standard input) and reads its companion files; the configuration is checked,

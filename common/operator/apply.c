@@ -16,24 +16,52 @@ static bool has_numbers(const struct chain *chain)
     return true;
 }
 
-static struct term place_term(const struct device *device, struct chain *chain, enum activations activations)
+/* The class that trains a core of a term that is a matrix or low rank; 0 where none of those wanted does. */
+static unsigned class_of(const struct tensor *core, bool alone, unsigned train)
+{
+    if (dtype_is_packed(core->dtype) && train & TRAIN_SCALES)
+        return TRAIN_SCALES;
+    if (alone)
+        return dtype_is_packed(core->dtype) ? 0 : train & TRAIN_MATRICES;
+    return train & TRAIN_CORES;
+}
+
+static struct placed *place_core(const struct device *device, struct tensor *core, unsigned class,
+                                 enum activations activations)
+{
+    if (!class)
+        return device->place(core, activations);
+    if (class != TRAIN_SCALES && dtype_is_packed(core->dtype)) {
+        struct tensor wide = tensor_new(DTYPE(F32), core->rank, core->shape);
+
+        tensor_get(core, (float *)(void *)wide.data);
+        tensor_free(core);
+        *core = wide;
+    }
+    return device->place_trained(core);
+}
+
+static struct term place_term(const struct device *device, struct chain *chain, enum activations activations,
+                              unsigned train)
 {
     struct term term = {.kind = TERM_MATRIX};
 
-    if (chain->n_site == 1)
-        term.w[0] = device->place(&chain->core[0], activations);
-    else if (chain_is_low_rank(chain)) {
-        term.kind = TERM_LOW_RANK;
-        term.w[0] = device->place(&chain->core[0], activations);
-        term.w[1] = device->place(&chain->core[1], activations);
-    } else {
+    if (chain->n_site > 1 && !chain_is_low_rank(chain)) {
         term.kind = TERM_CHAIN;
+        term.train[0] = train & TRAIN_CORES;
         term.sites = sites_place(device, chain);
+        return term;
+    }
+    term.kind = chain->n_site == 1 ? TERM_MATRIX : TERM_LOW_RANK;
+    for (int f = 0; f < chain->n_site; f++) {
+        term.train[f] = class_of(&chain->core[f], chain->n_site == 1, train);
+        term.w[f] = place_core(device, &chain->core[f], term.train[f], activations);
     }
     return term;
 }
 
-struct applied *apply_place(const struct device *device, struct operator *op, enum activations activations)
+static struct applied *place(const struct device *device, struct operator *op, enum activations activations,
+                             unsigned train)
 {
     struct applied *applied = xcalloc(1, sizeof *applied);
 
@@ -43,9 +71,19 @@ struct applied *apply_place(const struct device *device, struct operator *op, en
                                 .turn_out = transform_place(device, op->output, op->out)};
     for (int t = 0; t < op->n_term; t++)
         if (has_numbers(&op->term[t]))
-            applied->term[applied->n_term++] = place_term(device, &op->term[t], activations);
+            applied->term[applied->n_term++] = place_term(device, &op->term[t], activations, train);
     operator_free(op);
     return applied;
+}
+
+struct applied *apply_place(const struct device *device, struct operator *op, enum activations activations)
+{
+    return place(device, op, activations, 0);
+}
+
+struct applied *apply_place_trained(const struct device *device, struct operator *op, unsigned train)
+{
+    return place(device, op, ACTIVATIONS_F32, train);
 }
 
 void apply_free(struct applied *applied)
@@ -117,8 +155,7 @@ static int leading_term(const struct applied *applied)
     return t;
 }
 
-/* Numbers between the factors of all low-rank terms, of one column. */
-static int64_t hidden_width(const struct application *application, int count)
+int64_t apply_hidden(const struct application *application, int count)
 {
     int64_t sum = 0;
 
@@ -226,15 +263,15 @@ static void apply_nothing(const struct application *at, int64_t n)
 /* Floats between factors, or of a turned input or output, at a time. */
 enum { HIDDEN = 1 << 23 };
 
-/* Operators that take x as it is. */
+/* Operators that take x as it is. kept, where it isn't NULL, is where all that lies between factors stays. */
 static void apply_straight(const struct application *application, int count, const float *x, int64_t x_stride,
-                           int64_t n)
+                           int64_t n, float *kept)
 {
-    int64_t width = hidden_width(application, count), rows = least(width ? HIDDEN / width + 1 : n, n);
+    int64_t width = apply_hidden(application, count), rows = least(width && !kept ? HIDDEN / width + 1 : n, n);
     const struct device *device = application->w->device;
-    float *hidden = NULL;
+    float *hidden = kept;
 
-    if (width)
+    if (width && !kept)
         hidden = device->allocate((size_t)(rows * width) * sizeof *hidden);
     for (int64_t row = 0; row < n; row += rows) {
         struct collection c = {.device = device, .x = x + row * x_stride, .x_stride = x_stride,
@@ -245,7 +282,7 @@ static void apply_straight(const struct application *application, int count, con
         for (int a = 0; a < count; a++)
             second_products(&application[a], row, &at, &c);
     }
-    if (hidden)
+    if (!kept)
         device->release(hidden);
     for (int a = 0; a < count; a++) {
         apply_chains(&application[a], x, x_stride, n);
@@ -253,44 +290,50 @@ static void apply_straight(const struct application *application, int count, con
     }
 }
 
-/* y (+)= T' of what the terms give. What is added is made beside y, before. */
-static void turn_output(const struct application *at, const float *x, int64_t x_stride, int64_t n)
+/* y = T' y of each row. */
+static void turn_output(const struct application *at, int64_t n)
 {
-    const struct applied *w = at->w;
-    int64_t out = w->out;
-    struct application beside = {w, at->y, at->stride, false};
-
-    if (at->add) {
-        beside.stride = out;
-        beside.y = w->device->allocate((size_t)(n * out) * sizeof *beside.y);
-        apply_straight(&beside, 1, x, x_stride, n);
-    }
-    w->device->hadamard(beside.y, beside.stride, beside.y, beside.stride, &w->turn_out, true, n, out);
-    for (int64_t row = 0; row < n && at->add; row++)
-        w->device->add_scaled(at->y + row * at->stride, beside.y + row * out, 1, out);
-    if (at->add)
-        w->device->release(beside.y);
+    at->w->device->hadamard(at->y, at->stride, at->y, at->stride, &at->w->turn_out, true, n, at->w->out);
 }
 
-/* Whether an operator's output is made beside y: it is left out of the call that all share. */
-static bool stands_beside(const struct application *at)
+/* An operator whose turned output is added to y: it is made beside. */
+static void apply_beside(const struct application *at, const float *x, int64_t x_stride, int64_t n, float *kept)
 {
-    return at->add && at->w->output.block;
+    const struct device *device = at->w->device;
+    int64_t out = at->w->out;
+    struct application beside = {at->w, device->allocate((size_t)(n * out) * sizeof *beside.y), out, false};
+
+    apply_straight(&beside, 1, x, x_stride, n, kept);
+    turn_output(&beside, n);
+    for (int64_t row = 0; row < n; row++)
+        device->add_scaled(at->y + row * at->stride, beside.y + row * out, 1, out);
+    device->release(beside.y);
 }
 
-/* Operators that take x as it is, whose outputs are turned; those that stand beside y are at the end. */
+/* Operators that take x as it is, in the order of apply_alike(): a call that all share, but for those beside y. */
 static void apply_and_turn(const struct application *application, int count, const float *x, int64_t x_stride,
-                           int64_t n)
+                           int64_t n, float *kept)
 {
     int shared = 0;
 
-    while (shared < count && !stands_beside(&application[shared]))
+    while (shared < count && !(application[shared].add && application[shared].w->output.block))
         shared++;
     if (shared)
-        apply_straight(application, shared, x, x_stride, n);
-    for (int a = 0; a < count; a++)
-        if (application[a].w->output.block)
-            turn_output(&application[a], x, x_stride, n);
+        apply_straight(application, shared, x, x_stride, n, kept);
+    if (kept)
+        kept += n * apply_hidden(application, shared);
+    for (int a = 0; a < count; a++) {
+        const struct application *at = &application[a];
+
+        if (a >= shared && at->add)
+            apply_beside(at, x, x_stride, n, kept);
+        else if (a >= shared)
+            apply_straight(at, 1, x, x_stride, n, kept);
+        if (at->w->output.block && !at->add)
+            turn_output(at, n);
+        if (kept && a >= shared)
+            kept += n * apply_hidden(at, 1);
+    }
 }
 
 /* Rows to turn at a time. */
@@ -299,42 +342,44 @@ static int64_t rows_together(const struct application *application, int count, i
     int64_t width = application->w->input.block ? application->w->in : 0;
 
     for (int a = 0; a < count; a++)
-        width = stands_beside(&application[a]) ? most(width, application[a].w->out) : width;
+        if (application[a].add && application[a].w->output.block)
+            width = most(width, application[a].w->out);
     return width ? least(HIDDEN / width + 1, n) : n;
 }
 
-/* Operators of one input transform, or of none. */
-static void apply_turned(struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
+/* Operators of one input transform, or of none. Of what is kept, the turned input comes first. */
+static void apply_turned(struct application *application, int count, const float *x, int64_t x_stride, int64_t n,
+                         float *kept)
 {
     const struct applied *w = application->w;
-    int64_t step = rows_together(application, count, n);
+    int64_t step = kept ? n : rows_together(application, count, n);
     float *turned = NULL;
 
     if (w->input.block)
-        turned = w->device->allocate((size_t)(step * w->in) * sizeof *turned);
+        turned = kept ? kept : w->device->allocate((size_t)(step * w->in) * sizeof *turned);
     for (int64_t row = 0; row < n; row += step) {
         int64_t rows = least(n - row, step);
         const float *at = x + row * x_stride;
 
         if (turned)
             w->device->hadamard(turned, w->in, at, x_stride, &w->turn_in, false, rows, w->in);
-        apply_and_turn(application, count, turned ? turned : at, turned ? w->in : x_stride, rows);
+        apply_and_turn(application, count, turned ? turned : at, turned ? w->in : x_stride, rows,
+                       kept && turned ? kept + n * w->in : kept);
         for (int a = 0; a < count; a++)
             application[a].y += rows * application[a].stride;
     }
-    w->device->release(turned);
+    if (!kept)
+        w->device->release(turned);
 }
 
-/* Brings those that are like the first one, by input transform, to the front; of these those that stand beside their
- * y to the end. Returns how many they are. */
-static int gather_alike(struct application *first, int count)
+int apply_alike(struct application *first, int count)
 {
     const struct transform input = first->w->input;
     int alike = 0;
 
-    for (int beside = 0; beside < 2; beside++)
+    for (int turned = 0; turned < 2; turned++)
         for (int a = alike; a < count; a++)
-            if (transform_same(first[a].w->input, input) && stands_beside(&first[a]) == beside) {
+            if (transform_same(first[a].w->input, input) && (first[a].w->output.block > 0) == turned) {
                 struct application other = first[alike];
 
                 first[alike++] = first[a];
@@ -343,7 +388,22 @@ static int gather_alike(struct application *first, int count)
     return alike;
 }
 
-void apply(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
+int64_t apply_kept(const struct application *application, int count)
+{
+    int64_t floats = apply_hidden(application, count);
+
+    for (int a = 0; a < count; a++) {
+        bool first = application[a].w->input.block != 0;
+
+        for (int b = 0; b < a; b++)
+            first = first && !transform_same(application[a].w->input, application[b].w->input);
+        floats += first ? application[a].w->in : 0;
+    }
+    return floats;
+}
+
+void apply_keep(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n,
+                float *kept)
 {
     struct application *all, *next;
 
@@ -352,10 +412,17 @@ void apply(const struct application *application, int count, const float *x, int
     all = next = xmallocarray((size_t)count, sizeof *all);
     memcpy(all, application, (size_t)count * sizeof *all);
     while (next < all + count) {                     /* those that share the transform of the next one */
-        int alike = gather_alike(next, (int)(all + count - next));
+        int alike = apply_alike(next, (int)(all + count - next));
+        int64_t floats = kept ? n * apply_kept(next, alike) : 0;
 
-        apply_turned(next, alike, x, x_stride, n);
+        apply_turned(next, alike, x, x_stride, n, kept);
+        kept = kept ? kept + floats : NULL;
         next += alike;
     }
     free(all);
+}
+
+void apply(const struct application *application, int count, const float *x, int64_t x_stride, int64_t n)
+{
+    apply_keep(application, count, x, x_stride, n, NULL);
 }

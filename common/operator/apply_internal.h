@@ -14,6 +14,7 @@ enum { LEFT, OUT, IN, RIGHT };
 struct site {
     int64_t size[4];             /* by axis */
     float *w;                    /* on the device, axes in the order that site_order() says */
+    float *gradient;             /* in the same order; borrowed; NULL: not wanted */
 };
 
 /* Multiply-adds, and floats that are moved besides. */
@@ -48,6 +49,8 @@ struct term {
     enum term_kind kind;
     struct placed *w[2];         /* the matrix; or [out, chi] and [chi, in] */
     struct sites sites;          /* of TERM_CHAIN */
+    unsigned train[2];           /* what is trained of w[]; of a chain's cores train[0] */
+    float *gradient[2][NUMBERS]; /* of w[]; borrowed; NULL: not wanted */
 };
 
 struct applied {
@@ -81,11 +84,25 @@ void sites_turn(struct sites *sites);
 void sites_apply(const struct sites *sites, float *y, int64_t stride, bool add, const float *x, int64_t x_stride,
                  int64_t n);
 
+/* The backward pass: dx [n, in] = or += dy W, and what dy and x give for the cores is added to their gradients. */
+void sites_back(const struct sites *sites, const float *dy, int64_t dy_stride, const float *x, int64_t x_stride,
+                int64_t n, float *dx, bool add);
+
+/* Brings those that share the input transform of the first one to the front, of these those with an output transform
+ * to the end: an order that depends on the transforms alone. Returns how many they are. */
+int apply_alike(struct application *first, int count);
+
+/* Floats between the factors of all low-rank terms, of one column. */
+int64_t apply_hidden(const struct application *application, int count);
+
 /* Multiply-adds of one column when n are done at once. */
 double sites_work(const struct sites *sites, int64_t n);
 
 /* to = o's first..first+count-1 of a core, axes in the order wanted. */
 void site_slice(const struct sites *sites, int site, int64_t first, int64_t count, const int *order, float *to);
+
+/* to = numbers in the order of a site's w, axes as the core has them. */
+void site_stored(const struct sites *sites, int site, float *to, const float *from);
 
 /* [(o i right), left]: what a row of states [.., left] is multiplied with. */
 extern const int order_append[4];

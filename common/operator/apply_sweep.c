@@ -46,6 +46,11 @@ static const int *site_order(const struct sites *sites)
     return sites->from_left ? order_from_left : order_from_right;
 }
 
+void site_stored(const struct sites *sites, int s, float *to, const float *from)
+{
+    reorder(sites->device, to, order_stored, from, site_order(sites), sites->site[s].size);
+}
+
 /* In both orders o is the outermost axis. */
 void site_slice(const struct sites *sites, int s, int64_t first, int64_t count, const int *order, float *to)
 {
@@ -278,4 +283,109 @@ void sites_apply(const struct sites *sites, float *y, int64_t stride, bool add, 
         sweep_parts(sites, y, stride, add, x, x_stride, n);
     else
         rebuild(sites, y, stride, add, x, x_stride, n);
+}
+
+/* ---- backwards ---- */
+
+/* Floats of the states that enter the products, of one column. */
+static int64_t kept_floats(const struct sites *sites)
+{
+    int64_t sum = 0;
+
+    for (int step = 0; step < sites->n_site; step++) {
+        struct contracting c = contracting_at(sites, step, 1);
+
+        sum += c.rows * c.columns;
+    }
+    return sum;
+}
+
+/* What enters product number step goes to kept, one after the other. */
+static void sweep_keep(const struct sites *sites, const float *x, int64_t n, float *kept, float *const *buffer)
+{
+    const float *state = x;
+
+    for (int step = 0; step < sites->n_site; step++) {
+        struct turn turn = turn_at(sites, step, n);
+        struct contracting c = contracting_at(sites, step, n);
+        float *to = other_buffer(buffer, state);
+
+        if (turn.moves)
+            sites->device->permute(kept, state, 5, turn.shape, turn.axes);
+        else
+            sites->device->copy(kept, c.columns, state, c.columns, c.rows, c.columns);
+        if (step < sites->n_site - 1)
+            sites->device->gemm(1, kept, c.columns, c.w, c.columns, 0, to, c.outputs, c.rows, c.outputs, c.columns);
+        state = to;
+        kept += c.rows * c.columns;
+    }
+}
+
+static void turn_back(const struct sites *sites, const struct turn *turn, float *to, const float *from)
+{
+    int64_t shape[5];
+    int axes[5];
+
+    for (int a = 0; a < 5; a++) {
+        shape[a] = turn->shape[turn->axes[a]];
+        axes[turn->axes[a]] = a;
+    }
+    sites->device->permute(to, from, 5, shape, axes);
+}
+
+/* From dy [n, out] to dx [n, in], one of the buffers, which is returned; kept ends where the last state does. */
+static const float *sweep_back(const struct sites *sites, const float *dy, int64_t n, const float *kept_end,
+                               float *const *buffer)
+{
+    const struct device *device = sites->device;
+    const float *state = dy;
+
+    for (int step = sites->n_site; step >= 0; step--) {
+        struct turn turn = turn_at(sites, step, n);
+
+        if (step < sites->n_site) {
+            struct contracting c = contracting_at(sites, step, n);
+            const struct site *site = &sites->site[site_of(sites, step)];
+            float *to = other_buffer(buffer, state);
+
+            kept_end -= c.rows * c.columns;
+            if (site->gradient)
+                device->gemm_gradient(site->gradient, c.columns, state, c.outputs, kept_end, c.columns, c.rows,
+                                      c.outputs, c.columns);
+            device->gemm_back(state, c.outputs, c.w, c.columns, 0, to, c.columns, c.rows, c.outputs, c.columns);
+            state = to;
+        }
+        if (turn.moves) {
+            float *to = other_buffer(buffer, state);
+
+            turn_back(sites, &turn, to, state);
+            state = to;
+        }
+    }
+    return state;
+}
+
+void sites_back(const struct sites *sites, const float *dy, int64_t dy_stride, const float *x, int64_t x_stride,
+                int64_t n, float *dx, bool add)
+{
+    const struct device *device = sites->device;
+    int64_t rows = STATE / sites->state + 1 < n ? STATE / sites->state + 1 : n, in = sites->in, out = sites->out;
+    int64_t size = (rows * sites->state + 15) / 16 * 16, kept = kept_floats(sites);
+    float *space = device->allocate((size_t)(size * 2 + rows * (kept + in + out)) * sizeof *space);
+    float *buffer[2] = {space, space + size}, *states = space + 2 * size, *whole_x = states + rows * kept;
+
+    for (int64_t row = 0; row < n; row += rows) {
+        int64_t part = n - row < rows ? n - row : rows;
+        const float *result;
+
+        device->copy(whole_x, in, x + row * x_stride, x_stride, part, in);
+        device->copy(whole_x + rows * in, out, dy + row * dy_stride, dy_stride, part, out);
+        sweep_keep(sites, whole_x, part, states, buffer);
+        result = sweep_back(sites, whole_x + rows * in, part, states + part * kept, buffer);
+        if (add)
+            device->add_scaled(dx + row * in, result, 1, part * in);
+        else
+            device->copy(dx + row * in, in, result, in, part, in);
+    }
+    device->release(space);
 }

@@ -217,11 +217,11 @@ void contraction_rows(const struct contraction *c, int64_t first, int64_t rows, 
 }
 
 /* Rows of about this many numbers at a time, in whole bands. */
-enum { NUMBERS = 1 << 21 };
+enum { FLOATS = 1 << 21 };
 
 int64_t contraction_step(const struct contraction *c)
 {
-    int64_t rows = NUMBERS / (c->op->in ? c->op->in : 1) / c->band * c->band;
+    int64_t rows = FLOATS / (c->op->in ? c->op->in : 1) / c->band * c->band;
 
     return rows > c->band ? rows : c->band;
 }

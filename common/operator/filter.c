@@ -18,6 +18,24 @@ static int change_operator(const struct filter *filter, struct source *source, c
     return rc;
 }
 
+static int change_tensor(const struct filter *filter, struct source *source, const struct record *record,
+                         struct writer *writer)
+{
+    struct tensor tensor;
+    struct record changed;
+    int rc = source_load(source, record, &tensor);
+
+    if (rc)
+        return rc;
+    if (!(rc = filter->change_tensor(filter->context, record->name, &tensor))) {
+        changed = record_tensor(record->name, tensor.dtype, tensor.rank, tensor.shape);
+        rc = writer_put(writer, &changed, tensor.data);
+        record_free(&changed);
+    }
+    tensor_free(&tensor);
+    return rc;
+}
+
 static int filter_records(const struct filter *filter, struct source *source, struct writer *writer)
 {
     struct record record = {0};
@@ -26,6 +44,8 @@ static int filter_records(const struct filter *filter, struct source *source, st
     while (!rc && !(rc = source_next(source, &record)) && record.kind != RECORD_END) {
         if (operator_begins(&record) && filter->wants(filter->context, &record))
             rc = change_operator(filter, source, &record, writer);
+        else if (filter->wants_tensor && record.kind == RECORD_TENSOR && filter->wants_tensor(filter->context, &record))
+            rc = change_tensor(filter, source, &record, writer);
         else if (filter->leave)
             rc = filter->leave(filter->context, &record);
         else

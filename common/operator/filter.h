@@ -13,6 +13,9 @@ struct filter {
     bool (*wants)(void *context, const struct record *record);
     /* Changes it. EX_OK, or the exit code after a message. */
     int (*change)(void *context, struct operator *op);
+    /* Where set: the same for plain tensors that begin no operator; the tensor may be replaced. */
+    bool (*wants_tensor)(void *context, const struct record *record);
+    int (*change_tensor)(void *context, const char *name, struct tensor *tensor);
     /* Where set, nothing is written: the filter only looks, change() at what it wants, leave() at all other records. */
     int (*leave)(void *context, const struct record *record);
     /* Where set: before the first record, and behind the last one, before the output is there. EX_OK or an exit

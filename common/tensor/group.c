@@ -123,32 +123,72 @@ static void get_numbers(int bits, int64_t groups, const unsigned char *plane, co
         out[g] = half_to_float(factor[g / SUPER_GROUPS]) * (float)integers[g];
 }
 
+/* The zero points of a row (int), or where the code's range is centred (none); 0 where the format has minima. */
+static void get_offsets(const struct tensor *tensor, const struct group_layout *l, int64_t row, unsigned char *offset)
+{
+    struct dtype dtype = tensor->dtype;
+
+    if (dtype.zero == ZERO_INT)
+        codes_unpack(dtype.bits, l->groups, l->groups, tensor->data + l->zero + row * l->zero_bytes, offset);
+    else
+        memset(offset, dtype.zero == ZERO_NONE ? 1 << (dtype.bits - 1) : 0, (size_t)l->groups);
+}
+
+static void get_units(const struct tensor *tensor, const struct group_layout *l, int64_t row, const struct space *s,
+                      float *unit)
+{
+    codes_unpack(tensor->dtype.bits, l->length, l->group, tensor->data + row * l->code_bytes, s->codes);
+    get_offsets(tensor, l, row, s->integers);
+    for (int64_t g = 0; g < l->groups; g++) {
+        int64_t first = g * l->group, last = first + l->group < l->length ? first + l->group : l->length;
+
+        for (int64_t i = first; i < last; i++)
+            unit[i] = (float)((int)s->codes[i] - s->integers[g]);
+    }
+}
+
+static void get_scales(const struct tensor *tensor, const struct group_layout *l, int64_t row, const struct space *s,
+                       float *scale, float *minimum)
+{
+    const unsigned char *data = tensor->data;
+    int bits = tensor->dtype.scale_bits;
+
+    get_numbers(bits, l->groups, data + l->scale + row * l->scale_bytes, data + l->scale_factor + row * l->supers * 2,
+                s->integers, scale);
+    if (minimum)
+        get_numbers(bits, l->groups, data + l->zero + row * l->zero_bytes,
+                    data + l->minimum_factor + row * l->minimum_supers * 2, s->integers, minimum);
+}
+
+/* scale * unit, and the minimum where there is one. */
 static void get_row(const struct tensor *tensor, const struct group_layout *l, int64_t row, const struct space *s,
                     float *out)
 {
-    struct dtype dtype = tensor->dtype;
-    const unsigned char *zero = tensor->data + l->zero + row * l->zero_bytes;
+    bool minima = tensor->dtype.zero == ZERO_MIN;
 
-    codes_unpack(dtype.bits, l->length, l->group, tensor->data + row * l->code_bytes, s->codes);
-    get_numbers(dtype.scale_bits, l->groups, tensor->data + l->scale + row * l->scale_bytes,
-                tensor->data + l->scale_factor + row * l->supers * 2, s->integers, s->scale);
-    if (dtype.zero == ZERO_MIN)
-        get_numbers(dtype.scale_bits, l->groups, zero,
-                    tensor->data + l->minimum_factor + row * l->minimum_supers * 2, s->integers, s->minimum);
-    else if (dtype.zero == ZERO_INT)
-        codes_unpack(dtype.bits, l->groups, l->groups, zero, s->integers);
+    get_scales(tensor, l, row, s, s->scale, minima ? s->minimum : NULL);
+    get_units(tensor, l, row, s, out);
     for (int64_t g = 0; g < l->groups; g++) {
         int64_t first = g * l->group, last = first + l->group < l->length ? first + l->group : l->length;
-        int offset = dtype.zero == ZERO_INT ? s->integers[g] : 1 << (dtype.bits - 1);
         float step = s->scale[g];
 
-        if (dtype.zero == ZERO_MIN)
+        if (minima)
             for (int64_t i = first; i < last; i++)
-                out[i] = step * (float)s->codes[i] + s->minimum[g];
+                out[i] = step * out[i] + s->minimum[g];
         else
             for (int64_t i = first; i < last; i++)
-                out[i] = step * (float)((int)s->codes[i] - offset);
+                out[i] = step * out[i];
     }
+}
+
+static struct space space_new(const struct group_layout *l)
+{
+    struct space s = {.scale = xmalloc((size_t)l->groups * (2 * sizeof(float) + 1) + (size_t)l->length + 1)};
+
+    s.minimum = s.scale + l->groups;
+    s.codes = (unsigned char *)(s.minimum + l->groups);
+    s.integers = s.codes + l->length;
+    return s;
 }
 
 void group_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out)
@@ -157,11 +197,46 @@ void group_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, fl
     struct space s;
 
     group_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
-    s.scale = xmalloc((size_t)l.groups * (2 * sizeof(float) + 1) + (size_t)l.length + 1);
-    s.minimum = s.scale + l.groups;
-    s.codes = (unsigned char *)(s.minimum + l.groups);
-    s.integers = s.codes + l.length;
+    s = space_new(&l);
     for (int64_t row = 0; row < rows; row++)
         get_row(tensor, &l, first + row, &s, out + row * l.length);
     free(s.scale);
+}
+
+void group_get_units(const struct tensor *tensor, int64_t first, int64_t rows, float *unit)
+{
+    struct group_layout l;
+    struct space s;
+
+    group_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
+    s = space_new(&l);
+    for (int64_t row = 0; row < rows; row++)
+        get_units(tensor, &l, first + row, &s, unit + row * l.length);
+    free(s.scale);
+}
+
+void group_get_scales(const struct tensor *tensor, float *scale, float *minimum)
+{
+    struct group_layout l;
+    struct space s;
+
+    group_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
+    s = space_new(&l);
+    for (int64_t row = 0; row < l.rows; row++)
+        get_scales(tensor, &l, row, &s, scale + row * l.groups, minimum ? minimum + row * l.groups : NULL);
+    free(s.scale);
+}
+
+void tensor_get_codes(const struct tensor *tensor, const struct group_layout *l, int64_t index, struct group_row *row)
+{
+    unsigned char *zero;
+
+    codes_unpack(tensor->dtype.bits, l->length, l->group, tensor->data + index * l->code_bytes, row->codes);
+    if (tensor->dtype.zero != ZERO_INT)
+        return;
+    zero = xmalloc((size_t)l->groups);
+    codes_unpack(tensor->dtype.bits, l->groups, l->groups, tensor->data + l->zero + index * l->zero_bytes, zero);
+    for (int64_t g = 0; g < l->groups; g++)
+        row->zero[g] = zero[g];
+    free(zero);
 }

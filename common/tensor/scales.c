@@ -1,7 +1,11 @@
-/* scales.c - scales and minima rounded to what a group format stores. */
+/* scales.c - scales and minima of packed tensors, rounded to what a format stores. */
 #include "tensor/scales.h"
 
+#include "base/memory.h"
+#include "tensor/trellis.h"
+
 #include <math.h>
+#include <stdlib.h>
 
 /* Largest integers that a factor is tried for: the most, and the ones below. */
 enum { TRIES = 8 };
@@ -177,4 +181,90 @@ bool minima_round(struct dtype dtype, int64_t groups, const float *minimum, cons
             return false;
     }
     return true;
+}
+
+/* The scales of a super-block have one sign: what is on the other side of 0 from the largest becomes 0. */
+static void align(struct dtype dtype, int64_t groups, float *scale)
+{
+    for (int64_t first = 0; dtype.scale_bits && first < groups; first += SUPER_GROUPS) {
+        int64_t end = first + SUPER_GROUPS < groups ? first + SUPER_GROUPS : groups;
+        float largest = 0;
+
+        for (int64_t g = first; g < end; g++)
+            largest = fabsf(scale[g]) > fabsf(largest) ? scale[g] : largest;
+        for (int64_t g = first; g < end; g++)
+            scale[g] = (scale[g] < 0) == (largest < 0) ? scale[g] : 0;
+    }
+}
+
+static bool replace_groups(struct tensor *tensor, const float *scale, const float *minimum)
+{
+    struct group_layout l;
+    struct group_row row;
+    bool good = group_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
+    float *wished = xmallocarray((size_t)l.groups, 2 * sizeof *wished), *stored = wished + l.groups;
+
+    row = group_row_new(&l);
+    for (int64_t i = 0; i < l.rows && good; i++) {
+        for (int64_t g = 0; g < l.groups; g++)
+            wished[g] = scale[i * l.groups + g];
+        align(tensor->dtype, l.groups, wished);
+        tensor_get_codes(tensor, &l, i, &row);
+        if (minimum)
+            good = minima_round(tensor->dtype, l.groups, minimum + i * l.groups, wished, NULL, &row, stored);
+        good = good && scales_round(tensor->dtype, l.groups, wished, NULL, &row, stored);
+        if (good)
+            tensor_put_row(tensor, &l, i, &row);
+    }
+    group_row_free(&row);
+    free(wished);
+    return good;
+}
+
+bool scales_replace(struct tensor *tensor, const float *scale, const float *minimum)
+{
+    struct trellis_layout l;
+    uint16_t *half;
+    float stored;
+
+    if (tensor->dtype.kind == DTYPE_GROUP)
+        return replace_groups(tensor, scale, minimum);
+    trellis_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
+    half = (void *)(tensor->data + l.scale);
+    for (int64_t row = 0; row < l.rows; row++)
+        if (!round_halves(1, &scale[row], &half[row], &stored))
+            return false;
+    return true;
+}
+
+struct scaling scales_of(const struct tensor *tensor)
+{
+    struct scaling s = {.groups = 1};
+    struct group_layout l;
+
+    s.rows = tensor_rows(tensor);
+    s.length = s.group = tensor_row_length(tensor);
+    if (tensor->dtype.kind == DTYPE_GROUP) {
+        group_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
+        s.group = l.group;
+        s.groups = l.groups;
+        s.minima = tensor->dtype.zero == ZERO_MIN;
+    }
+    return s;
+}
+
+void scales_get_units(const struct tensor *tensor, int64_t first, int64_t rows, float *unit)
+{
+    if (tensor->dtype.kind == DTYPE_GROUP)
+        group_get_units(tensor, first, rows, unit);
+    else
+        trellis_get_units(tensor, first, rows, unit);
+}
+
+void scales_get(const struct tensor *tensor, float *scale, float *minimum)
+{
+    if (tensor->dtype.kind == DTYPE_GROUP)
+        group_get_scales(tensor, scale, minimum);
+    else
+        trellis_get_scales(tensor, scale);
 }

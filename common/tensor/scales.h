@@ -1,5 +1,5 @@
-/* scales.h - the scales and minima of a row of groups as a format can store them: f16, or, with scale_bits, an f16
- * factor per super-block times an integer per group. The same steps for all group formats:
+/* scales.h - the scales and minima of packed tensors: taken out of them, and as a format can store them: f16, or, with
+ * scale_bits, an f16 factor per super-block times an integer per group. The same steps for all group formats:
  *
  *     minima_round()       min only: the wished minima give stored ones
  *     scales_round()       the scales wished for a range that starts at the stored minimum give stored ones
@@ -23,7 +23,27 @@
 bool scales_round(struct dtype dtype, int64_t groups, const float *scale, const float *weight, struct group_row *row,
                   float *stored);
 
-/* The same for minima [groups] of a ZERO_MIN format: fills row->zero and row->minimum_factor. scale [groups], the
+/* The parts of a packed tensor, w = scale * unit + minimum: numbers of a row that share a scale are a group, all of a
+ * row in a trellis format. */
+struct scaling {
+    int64_t rows, length, group, groups;         /* groups: of a row */
+    bool minima;                 /* ZERO_MIN */
+};
+
+struct scaling scales_of(const struct tensor *tensor);
+
+/* unit [rows, length] of rows first..: code - zero point (ZERO_MIN: the code), or the values of a trellis. */
+void scales_get_units(const struct tensor *tensor, int64_t first, int64_t rows, float *unit);
+
+/* scale, minimum [all rows, groups] f32, minimum NULL but where there are minima. */
+void scales_get(const struct tensor *tensor, float *scale, float *minimum);
+
+/* Replaces the scales, and minima where the format has them, of a whole packed tensor by these [rows, groups],
+ * rounded; codes and zero points stay. False where one isn't finite or overflows what is stored: then some
+ * rows may have changed. */
+bool scales_replace(struct tensor *tensor, const float *scale, const float *minimum);
+
+/* The same as scales_round() for minima [groups] of a ZERO_MIN format: fills row->zero and row->minimum_factor. scale [groups], the
  * wished scales (0 or more), serves to choose the sign.
  *
  * With scale_bits all minima of a super-block have one sign, and those of the other sign are stored as 0: a positive

@@ -74,7 +74,15 @@ void group_row_free(struct group_row *row);
 void tensor_put_row(struct tensor *tensor, const struct group_layout *layout, int64_t index,
                     const struct group_row *row);
 
+/* The codes and whole zero points (ZERO_INT) of a row; the rest of row stays. */
+void tensor_get_codes(const struct tensor *tensor, const struct group_layout *layout, int64_t index,
+                      struct group_row *row);
+
 /* What tensor_get_rows() does for a group format. */
 void group_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out);
+
+/* What scales_get_units() and scales_get() do for one. */
+void group_get_units(const struct tensor *tensor, int64_t first, int64_t rows, float *unit);
+void group_get_scales(const struct tensor *tensor, float *scale, float *minimum);
 
 #endif

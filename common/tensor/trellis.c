@@ -130,7 +130,7 @@ static void get_tile(const struct tensor *tensor, const struct trellis_tile *til
             out[(row - from) * stride + column] = scale[row] * value[column * tile->height + row];
 }
 
-void trellis_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out)
+static void get_rows(const struct tensor *tensor, bool scaled, int64_t first, int64_t rows, float *out)
 {
     struct trellis_layout l;
     const uint16_t *half;
@@ -143,7 +143,7 @@ void trellis_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, 
         int from = (int)(first > top ? first - top : 0), to = (int)(end < TRELLIS_TILE ? end : TRELLIS_TILE);
 
         for (int r = from; r < to; r++)
-            scale[r] = half_to_float(half[top + r]) / TRELLIS_ONE;
+            scale[r] = (scaled ? half_to_float(half[top + r]) : 1) / TRELLIS_ONE;
         for (int64_t column = 0; column < l.tile_columns; column++) {
             struct trellis_tile tile = trellis_tile(tensor->dtype, &l, row, column);
 
@@ -151,4 +151,25 @@ void trellis_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, 
                      l.length);
         }
     }
+}
+
+void trellis_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out)
+{
+    get_rows(tensor, true, first, rows, out);
+}
+
+void trellis_get_units(const struct tensor *tensor, int64_t first, int64_t rows, float *unit)
+{
+    get_rows(tensor, false, first, rows, unit);
+}
+
+void trellis_get_scales(const struct tensor *tensor, float *scale)
+{
+    struct trellis_layout l;
+    const uint16_t *half;
+
+    trellis_layout(tensor->dtype, tensor->rank, tensor->shape, &l);
+    half = (const void *)(tensor->data + l.scale);
+    for (int64_t row = 0; row < l.rows; row++)
+        scale[row] = half_to_float(half[row]);
 }

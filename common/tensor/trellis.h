@@ -92,4 +92,8 @@ void trellis_values(struct dtype dtype, int steps, const uint32_t *state, float 
 /* What tensor_get_rows() does for a trellis format. */
 void trellis_get_rows(const struct tensor *tensor, int64_t first, int64_t rows, float *out);
 
+/* What scales_get_units() and scales_get() do for one: weights of scale 1, and the scales of all rows. */
+void trellis_get_units(const struct tensor *tensor, int64_t first, int64_t rows, float *unit);
+void trellis_get_scales(const struct tensor *tensor, float *scale);
+
 #endif

@@ -17,4 +17,8 @@ struct conversation {
 int conversation_read(const char *text, size_t length, const char *what, struct conversation *conversation);
 void conversation_free(struct conversation *conversation);
 
+/* The conversation of a line of a data set, as a list of {role, content}: "messages" as it is, "conversations"
+ * (ShareGPT: {from, value}), or "instruction", "input", "output" (Alpaca). The caller's; NULL where it has none. */
+struct json *conversation_of_line(const struct json *line);
+
 #endif

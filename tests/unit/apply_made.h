@@ -8,6 +8,8 @@
 #include "base/random.h"
 #include "check.h"
 #include "operator/apply_internal.h"
+#include "tensor/scales.h"
+#include "tensor/trellis.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -17,6 +19,8 @@
 enum { SITES = 5, TERMS = 3 };
 
 #define PACKED(b, g, z) ((struct dtype){.kind = DTYPE_GROUP, .bits = b, .group = g, .zero = ZERO_##z})
+
+#define TRELLIS(b, s, state_bits) ((struct dtype){.kind = DTYPE_TRELLIS, .bits = b, .step = s, .state = state_bits})
 
 struct chain_spec {
     int n;
@@ -90,6 +94,12 @@ static const struct spec specs[] = {
     {"hadamard full 7/8, chain + dense", {{2, {7, 5}, {7, 10}, {1, 4, 1}, {F32, F16}},
                                           {1, {35}, {70}, {1, 1}, {F16}}}},
     {"hadamard full 9/1, three sites", {{3, {3, 4, 5}, {4, 2, 8}, {1, 6, 8, 1}, {F32, BF16, F32}}}},
+    {"trellis", {{1, {48}, {70}, {1, 1}, {TRELLIS(2, 1, 12)}}}},
+    {"trellis, no whole strips + low rank", {{1, {35}, {70}, {1, 1}, {TRELLIS(5, 2, 10)}},
+                                             {2, {35, 1}, {1, 70}, {1, 5, 1}, {F16, F16}}}},
+    {"low rank trellis", {{2, {48, 1}, {1, 70}, {1, 16, 1}, {TRELLIS(4, 1, 16), TRELLIS(3, 1, 10)}}}},
+    {"hadamard full 3/4, trellis + low rank", {{1, {48}, {70}, {1, 1}, {TRELLIS(2, 1, 10)}},
+                                               {2, {48, 1}, {1, 70}, {1, 5, 1}, {F16, F16}}}},
     {"five sites, large chi", {{5, {2, 3, 2, 2, 3}, {2, 2, 3, 2, 2}, {1, 4, 24, 30, 6, 1}, {F32, F32, F32, F32, F32}}}},
 };
 
@@ -131,6 +141,20 @@ static inline void fill_codes(struct tensor *tensor, struct random random)
     group_row_free(&made);
 }
 
+static inline void fill_trellis(struct tensor *tensor, struct random random)
+{
+    struct trellis_layout l;
+    uint32_t word[4];
+
+    assert_true(trellis_layout(tensor->dtype, 4, tensor->shape, &l));
+    for (int64_t i = 0; i < l.codes; i++) {
+        random_block(random, (uint64_t)i, word);
+        tensor->data[i] = (unsigned char)word[0];
+    }
+    for (int64_t i = 0; i < l.rows; i++)
+        ((uint16_t *)(void *)(tensor->data + l.scale))[i] = half_from_float(0.5f + 0.1f * (float)(i % 13));
+}
+
 static inline struct operator make_term(const struct chain_spec *z, uint64_t seed)
 {
     struct tensor core[SITES];
@@ -141,6 +165,8 @@ static inline struct operator make_term(const struct chain_spec *z, uint64_t see
         core[s] = tensor_new(z->dtype[s], 4, (int64_t[]){z->bond[s], z->out[s], z->in[s], z->bond[s + 1]});
         if (z->dtype[s].kind == DTYPE_GROUP)
             fill_codes(&core[s], random);
+        else if (z->dtype[s].kind == DTYPE_TRELLIS)
+            fill_trellis(&core[s], random);
         else
             fill_values(&core[s], random);
     }
@@ -231,7 +257,7 @@ static inline void multiply_core(double *y, const struct tensor *core, const dou
 
     tensor_get(core, w);
     memcpy(rounded, x, (size_t)(n * in) * sizeof *x);
-    if (activations == ACTIVATIONS_INT8 && core->dtype.kind == DTYPE_GROUP)
+    if (activations == ACTIVATIONS_INT8 && dtype_is_packed(core->dtype))
         round_8(rounded, n, in);
     multiply_double(y, w, rounded, n, out, in);
     free(w);

@@ -1,0 +1,39 @@
+/* healing.h - a training from its first step to its last: batches from the text, the log, measurements on the way, and
+ * states in a folder from which it goes on after whatever stopped it, to the same bytes. */
+#ifndef MEASURE_HEALING_H
+#define MEASURE_HEALING_H
+
+#include "measure/training_text.h"
+#include "train/trainer.h"
+
+struct healing {
+    struct trainer *trainer;
+    struct training_text *text;
+    int64_t batch, accumulate;   /* windows to a micro-batch, micro-batches to a step */
+    const struct json *about;    /* of model, text and options: all that the result depends on */
+    const char *work;            /* the folder; NULL: none */
+    const char *log;             /* NULL: `log` in the folder, or none */
+    int64_t checkpoint_every;    /* steps; 0: never */
+    struct training_text *evaluation;            /* NULL: none */
+    int64_t evaluate_every;      /* steps, and at the end; 0: at the end */
+
+    int lock, log_fd;            /* -1 */
+
+    /* Private. */
+    char *log_path;
+    int64_t window, tokens, first_step;          /* windows used; tokens and steps since the start of this process */
+    double start, seconds;       /* seconds: of processes before */
+};
+
+/* Says what memory it takes; EX_OSERR after a message that names what would fit where there isn't so much. */
+int healing_plan(const struct healing *healing);
+
+/* Makes the folder, and goes on from its newest whole state. A line of JSON per step goes to the log; every
+ * checkpoint_every steps a state, `checkpoint-STEP`, of which the last two are kept. Errors are those of trainer_step()
+ * and of snapshot.h; EX_CANTCREAT where another process has the folder. */
+int healing_run(struct healing *healing);
+
+/* Closes. done: its result is where it belongs, and no state is needed any more; the log stays. */
+void healing_close(struct healing *healing, bool done);
+
+#endif

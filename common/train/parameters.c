@@ -1,0 +1,197 @@
+/* parameters.c - lists what is trained, and adds gradients of micro-batches. */
+#include "train/parameters.h"
+#include "base/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { LINE = 16 };              /* floats of a cache line */
+
+unsigned selection_classes(void *context, const char *name)
+{
+    const struct selection *selection = context;
+
+    if (!strcmp(name, "model.embed_tokens.weight") || (selection->match && !globs_match(selection->match, name)))
+        return 0;
+    return selection->classes & (TRAIN_CORES | TRAIN_SCALES | TRAIN_MATRICES);
+}
+
+struct listing {
+    struct parameters *parameters;
+    const struct selection *selection;
+    const char *name;
+    struct applied *applied;
+};
+
+static void add(struct listing *l, unsigned class, const struct trainable *trainable)
+{
+    struct parameters *p = l->parameters;
+
+    p->list = xreallocarray(p->list, (size_t)p->count + 1, sizeof *p->list);
+    p->list[p->count++] = (struct parameter){.name = xstrdup(l->name), .class = class, .applied = l->applied,
+                                             .trainable = *trainable, .first = p->floats};
+    p->floats += (trainable->count + LINE - 1) / LINE * LINE;
+}
+
+static void see(void *context, const struct trainable *trainable)
+{
+    add(context, trainable->train, trainable);
+}
+
+static void list_matrix(struct listing *l, const char *name, struct applied *applied)
+{
+    l->name = name;
+    l->applied = applied;
+    if (applied)
+        apply_trainable(applied, see, l);
+}
+
+static void list_norm(struct listing *l, const char *name, float *weight, int64_t count, float **gradient)
+{
+    l->name = name;
+    l->applied = NULL;
+    if (weight && l->selection->classes & TRAIN_NORMS
+        && (!l->selection->match || globs_match(l->selection->match, name)))
+        add(l, TRAIN_NORMS, &(struct trainable){.values = weight, .count = count, .gradient = gradient});
+}
+
+/* Norms of a block, and where their gradients go. */
+static const struct {
+    const char *name;
+    size_t weight, gradient;
+    bool of_head;                /* [head_dim] */
+} norms[] = {
+    {"input_layernorm.weight", offsetof(struct block, input_norm), offsetof(struct block_gradients, input_norm), false},
+    {"post_attention_layernorm.weight", offsetof(struct block, post_norm), offsetof(struct block_gradients, post_norm),
+     false},
+    {"self_attn.q_norm.weight", offsetof(struct block, q_norm), offsetof(struct block_gradients, q_norm), true},
+    {"self_attn.k_norm.weight", offsetof(struct block, k_norm), offsetof(struct block_gradients, k_norm), true},
+};
+
+static void list_block(struct listing *l, struct network *network, int64_t layer)
+{
+    struct block *block = &network->block[layer];
+    struct block_gradients *gradients = &l->parameters->block[layer];
+
+    for (int i = 0; i < BLOCK_PLACES; i++) {
+        const struct block_place *place = &block_places[i];
+        char *name = xasprintf("model.layers.%lld.%s", (long long)layer, place->name);
+        void *at = (char *)block + place->offset;
+
+        if (place->matrix)
+            list_matrix(l, name, *(struct applied **)at);
+        for (size_t k = 0; k < sizeof norms / sizeof *norms; k++)
+            if (!strcmp(norms[k].name, place->name))
+                list_norm(l, name, *(float **)at, norms[k].of_head ? network->config.head_dim : network->config.d_model,
+                          (float **)(void *)((char *)gradients + norms[k].gradient));
+        free(name);
+    }
+}
+
+static float *zeros(const struct device *device, int64_t floats)
+{
+    float *memory = device->allocate((size_t)floats * sizeof *memory);
+
+    device->clear(memory, floats);
+    return memory;
+}
+
+int parameters_open(struct parameters *parameters, struct network *network, const struct selection *selection)
+{
+    struct parameters *p = parameters;
+    struct listing l = {.parameters = p, .selection = selection};
+
+    *p = (struct parameters){.device = network->device, .n_layer = network->config.n_layer,
+                             .first_layer = network->config.n_layer,
+                             .block = xcalloc((size_t)network->config.n_layer, sizeof *p->block)};
+    for (int64_t layer = 0; layer < p->n_layer; layer++) {
+        int before = p->count;
+
+        list_block(&l, network, layer);
+        if (p->count > before && p->first_layer == p->n_layer)
+            p->first_layer = layer;
+    }
+    list_norm(&l, "model.norm.weight", network->head.norm, network->config.d_model, &p->head_norm);
+    list_matrix(&l, "lm_head.weight", network->head.own);
+    if (!p->count) {
+        parameters_close(p);
+        return fail(EX_USAGE, "nothing to train: the model has none of the numbers asked for");
+    }
+    p->gradient = zeros(p->device, p->floats);
+    for (int i = 0; i < p->count; i++)
+        *p->list[i].trainable.gradient = p->gradient + p->list[i].first;
+    return EX_OK;
+}
+
+void parameters_close(struct parameters *parameters)
+{
+    struct parameters *p = parameters;
+
+    if (!p->device)
+        return;
+    for (int i = 0; i < p->count; i++)
+        free(p->list[i].name);
+    for (size_t i = 0; i < sizeof p->level / sizeof *p->level; i++)
+        p->device->release(p->level[i]);
+    p->device->release(p->gradient);
+    p->device->release(p->mean);
+    p->device->release(p->square);
+    free(p->list);
+    free(p->block);
+    *p = (struct parameters){0};
+}
+
+int64_t parameters_count(const struct parameters *parameters, unsigned classes)
+{
+    int64_t sum = 0;
+
+    for (int i = 0; i < parameters->count; i++)
+        if (parameters->list[i].class & classes)
+            sum += parameters->list[i].trainable.count;
+    return sum;
+}
+
+void parameters_clear(struct parameters *p)
+{
+    p->device->clear(p->gradient, p->floats);
+}
+
+void parameters_moments(struct parameters *p)
+{
+    if (p->mean)
+        return;
+    p->mean = zeros(p->device, p->floats);
+    p->square = zeros(p->device, p->floats);
+}
+
+void parameters_carry(struct parameters *p)
+{
+    int i = 0;
+
+    for (; p->full[i]; i++) {
+        p->device->add_scaled(p->gradient, p->level[i], 1, p->floats);
+        p->full[i] = false;
+    }
+    if (!p->level[i])
+        p->level[i] = p->device->allocate((size_t)p->floats * sizeof *p->level[i]);
+    p->device->copy(p->level[i], LINE, p->gradient, LINE, p->floats / LINE, LINE);
+    p->full[i] = true;
+    parameters_clear(p);
+}
+
+void parameters_sum(struct parameters *p)
+{
+    for (size_t i = 0; i < sizeof p->level / sizeof *p->level; i++)
+        if (p->full[i]) {
+            p->device->add_scaled(p->gradient, p->level[i], 1, p->floats);
+            p->full[i] = false;
+        }
+}
+
+void parameter_download(const struct parameters *p, const struct parameter *parameter, const float *from, float *host)
+{
+    if (parameter->applied)
+        apply_download(parameter->applied, &parameter->trainable, from, host);
+    else
+        p->device->download(host, from, (size_t)parameter->trainable.count * sizeof *host);
+}

@@ -1,0 +1,325 @@
+/* trainer.c - micro-batches forwards and backwards, and steps. */
+#include "train/trainer.h"
+#include "base/memory.h"
+#include "base/number.h"
+#include "train/loss.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+
+const char *const loss_names[] = {"ce", "kl", "mix", NULL};
+const char *const schedule_names[] = {"cosine", "linear", "constant", NULL};
+
+const struct training training_usual = {
+    .loss = LOSS_KL, .cross_weight = 0.5, .steps = 100, .warmup = 10, .schedule = SCHEDULE_COSINE, .rate = 1e-3,
+    .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .clip = 1, .memory = 1 << 30,
+};
+
+double training_rate(const struct training *training, int64_t step)
+{
+    double done = (double)step / (double)training->steps, rate = training->rate;
+
+    if (step < training->warmup)
+        rate *= (double)(step + 1) / (double)training->warmup;
+    if (training->schedule == SCHEDULE_COSINE)
+        rate *= 0.5 * (1 + cos(M_PI * done));
+    else if (training->schedule == SCHEDULE_LINEAR)
+        rate *= 1 - done;
+    return rate;
+}
+
+int trainer_open(struct trainer *trainer, struct network *student, struct network *teacher,
+                 struct parameters *parameters, const struct training *training)
+{
+    *trainer = (struct trainer){.student = student, .teacher = teacher, .training = *training,
+                                .parameters = parameters};
+    assert(teacher || training->loss == LOSS_CE);
+    if (training->loss != LOSS_CE && teacher->config.vocab_size != student->config.vocab_size)
+        return fail(EX_DATAERR, "the teacher has a vocabulary of %lld tokens, the model one of %lld",
+                    (long long)teacher->config.vocab_size, (long long)student->config.vocab_size);
+    return EX_OK;
+}
+
+void trainer_close(struct trainer *trainer)
+{
+    if (!trainer->student)
+        return;
+    trainer->student->device->release(trainer->memory);
+    trainer->student->device->release(trainer->forward_x);
+    trainer->student->device->release(trainer->forward_keys);
+    *trainer = (struct trainer){0};
+}
+
+/* ---- memory ---- */
+
+/* A micro-batch on its way: inputs of all blocks and what leaves the last, and what blocks keep: those from first_kept
+ * on each for itself, the others one after another in the same place. */
+struct way {
+    struct span *span;
+    int n_span;
+    int64_t n, first_kept;
+    float *x;                    /* [n_layer + 1][n, d_model] */
+    float *dx;
+    float *shared, *own;
+    int64_t kept;                /* floats of the largest block */
+};
+
+static int64_t floats_line(int64_t floats)
+{
+    return divide_up(floats, 16) * 16;
+}
+
+/* Plans the memory for way->n rows: which blocks keep their results, and all floats. */
+static int64_t plan(const struct trainer *t, struct way *way)
+{
+    const struct network *network = t->student;
+    const struct config *c = &network->config;
+    int64_t row = floats_line(way->n * c->d_model), blocks;
+
+    way->kept = 0;
+    for (int64_t layer = 0; layer < c->n_layer; layer++)
+        way->kept = most(way->kept, floats_line(block_kept(c, &network->block[layer], way->n)));
+    blocks = least(t->training.memory / (int64_t)sizeof(float) / way->kept, c->n_layer);
+    way->first_kept = c->n_layer - blocks;
+    return (c->n_layer + 2) * row + (blocks + (blocks < c->n_layer)) * way->kept;
+}
+
+/* Lays it out, and makes it. */
+static void lay_out(struct trainer *t, struct way *way)
+{
+    const struct network *network = t->student;
+    int64_t layers = network->config.n_layer, row = floats_line(way->n * network->config.d_model);
+    int64_t total = plan(t, way);
+
+    if (total > t->rows) {
+        network->device->release(t->memory);
+        t->memory = network->device->allocate((size_t)total * sizeof *t->memory);
+        t->rows = total;
+    }
+    way->x = t->memory;
+    way->dx = way->x + (layers + 1) * row;
+    way->own = way->dx + row;
+    way->shared = way->own + (layers - way->first_kept) * way->kept;
+}
+
+/* Gradients of micro-batches are added in a tree: one for each bit of their number, and moments. */
+struct trainer_memory trainer_memory(const struct trainer *t, int64_t rows, int64_t accumulate)
+{
+    const struct config *c = &t->student->config;
+    struct way way = {.n = rows};
+    struct trainer_memory m = {.weights = t->student->bytes, .teacher = t->teacher ? t->teacher->bytes : 0};
+    int64_t sums = 0, d = t->teacher ? t->teacher->config.d_model : 0;
+
+    while (accumulate > 1 && accumulate >> sums)
+        sums++;
+    m.trained = t->parameters->floats * (3 + sums) * (int64_t)sizeof(float);
+    m.blocks = (plan(t, &way) + rows * (5 * c->d_model + 3 * c->d_ff)) * (int64_t)sizeof(float);
+    if (t->teacher)
+        m.blocks += rows * (d + 2 * t->teacher->config.n_kv_head * t->teacher->config.head_dim)
+                    * (int64_t)sizeof(float);
+    m.logits = loss_memory(t, rows);
+    m.total = m.weights + m.teacher + m.trained + m.blocks + m.logits;
+    return m;
+}
+
+static float *input_of(const struct trainer *t, const struct way *way, int64_t layer)
+{
+    return way->x + layer * floats_line(way->n * t->student->config.d_model);
+}
+
+static float *kept_of(const struct way *way, int64_t layer)
+{
+    return layer < way->first_kept ? way->shared : way->own + (layer - way->first_kept) * way->kept;
+}
+
+/* ---- forwards and backwards ---- */
+
+static void keep_block(struct trainer *t, const struct way *way, int64_t layer)
+{
+    block_keep(&t->student->forward, &t->student->block[layer], layer, way->span, way->n_span,
+               input_of(t, way, layer), input_of(t, way, layer + 1), way->n, kept_of(way, layer));
+    if (layer < way->first_kept)
+        t->held = layer;
+}
+
+static void run_student(struct trainer *t, struct way *way, const int32_t *token)
+{
+    struct network *student = t->student;
+
+    t->held = -1;
+    embed(&student->forward, student->embedding, token, way->n, way->x);
+    for (int64_t layer = 0; layer < student->config.n_layer; layer++)
+        keep_block(t, way, layer);
+}
+
+static void back_student(struct trainer *t, struct way *way)
+{
+    struct network *student = t->student;
+
+    for (int64_t layer = student->config.n_layer - 1; layer >= t->parameters->first_layer; layer--) {
+        if (layer < way->first_kept && t->held != layer)
+            keep_block(t, way, layer);
+        block_back(&student->forward, &student->block[layer], &t->parameters->block[layer], layer, way->span,
+                   way->n_span, input_of(t, way, layer), way->dx, way->n, kept_of(way, layer));
+        t->held = -1;
+    }
+}
+
+/* What leaves the last block of a network, without a way back. */
+static const float *run_forward(struct trainer *t, struct network *network, const struct way *way, const int32_t *token)
+{
+    const struct device *device = network->device;
+    int64_t keys = network->config.n_kv_head * network->config.head_dim;
+    struct span *span = xmallocarray((size_t)way->n_span, sizeof *span);
+
+    device->release(t->forward_x);
+    device->release(t->forward_keys);
+    t->forward_x = device->allocate((size_t)(way->n * network->config.d_model) * sizeof *t->forward_x);
+    t->forward_keys = device->allocate((size_t)(2 * way->n * keys) * sizeof *t->forward_keys);
+    for (int i = 0; i < way->n_span; i++) {
+        span[i] = way->span[i];
+        span[i].k = t->forward_keys + span[i].first * keys;
+        span[i].v = span[i].k + way->n * keys;
+    }
+    embed(&network->forward, network->embedding, token, way->n, t->forward_x);
+    for (int64_t layer = 0; layer < network->config.n_layer; layer++)
+        block_forward(&network->forward, &network->block[layer], layer, span, way->n_span, t->forward_x, way->n);
+    free(span);
+    return t->forward_x;
+}
+
+/* What the rows cost: targets and weights, [n] each; how many rows count is added to trainer->counted. */
+static void weigh(struct trainer *t, const struct micro_batch *batch, int32_t *target, float *cross, float *distill)
+{
+    const struct training *s = &t->training;
+    double cross_weight = s->loss == LOSS_CE ? 1 : s->loss == LOSS_KL ? 0 : s->cross_weight;
+    int64_t row = 0;
+
+    for (int i = 0; i < batch->sequences; i++)
+        for (int64_t k = 0; k < batch->length[i]; k++, row++) {
+            bool next = k + 1 < batch->length[i];
+            bool counts = (next || s->loss == LOSS_KL) && (!batch->counts || batch->counts[row]);
+
+            target[row] = next ? batch->token[row + 1] : 0;
+            cross[row] = counts ? (float)cross_weight : 0;
+            distill[row] = counts ? (float)(1 - cross_weight) : 0;
+            t->counted += counts;
+        }
+}
+
+static struct way way_of(const struct micro_batch *batch)
+{
+    struct way way = {.n_span = batch->sequences, .span = xcalloc((size_t)batch->sequences, sizeof *way.span)};
+
+    for (int i = 0; i < batch->sequences; i++) {
+        way.span[i] = (struct span){.first = way.n, .n = batch->length[i]};
+        way.n += batch->length[i];
+    }
+    return way;
+}
+
+void trainer_add(struct trainer *t, const struct micro_batch *batch)
+{
+    struct way way = way_of(batch);
+    int32_t *target = xmallocarray((size_t)way.n, sizeof *target);
+    float *cross = xmallocarray((size_t)way.n, 2 * sizeof *cross), *distill = cross + way.n;
+    const float *teacher_x = NULL;
+
+    if (t->micro_batches++)
+        parameters_carry(t->parameters);         /* the one before */
+    weigh(t, batch, target, cross, distill);
+    lay_out(t, &way);
+    if (t->training.loss != LOSS_CE)
+        teacher_x = run_forward(t, t->teacher, &way, batch->token);
+    run_student(t, &way, batch->token);
+    loss_back(t, input_of(t, &way, t->student->config.n_layer), teacher_x, target, cross, distill, way.n, way.dx);
+    back_student(t, &way);
+    free(way.span);
+    free(target);
+    free(cross);
+}
+
+void trainer_measure(struct trainer *t, const struct micro_batch *batch, double *cross, int64_t *counted)
+{
+    struct way way = way_of(batch);
+    int32_t *target = xmallocarray((size_t)way.n, sizeof *target);
+    int64_t row = 0;
+
+    for (int i = 0; i < batch->sequences; i++)
+        for (int64_t k = 0; k < batch->length[i]; k++, row++) {
+            bool counts = k + 1 < batch->length[i] && (!batch->counts || batch->counts[row]);
+
+            target[row] = counts ? batch->token[row + 1] : -1;
+            *counted += counts;
+        }
+    loss_measure(t, run_forward(t, t->student, &way, batch->token), target, way.n, cross);
+    free(way.span);
+    free(target);
+}
+
+/* ---- steps ---- */
+
+static void update(struct trainer *t, double factor)
+{
+    struct parameters *p = t->parameters;
+    struct adamw step = {.rate = training_rate(&t->training, t->step - 1), .beta1 = t->training.beta1,
+                         .beta2 = t->training.beta2, .epsilon = t->training.epsilon, .factor = factor,
+                         .step = t->updates};
+
+    parameters_moments(p);
+    for (int i = 0; i < p->count; i++) {
+        const struct parameter *one = &p->list[i];
+
+        step.decay = one->class & (TRAIN_CORES | TRAIN_MATRICES) ? t->training.decay : 0;
+        p->device->adamw(one->trainable.values, p->gradient + one->first, p->mean + one->first, p->square + one->first,
+                         &step, one->trainable.count);
+    }
+}
+
+static int skip(struct trainer *t, struct stepped *stepped)
+{
+    long long step = t->step + 1;
+
+    if (!t->training.skip || ++t->skipped == TRAINER_SKIPS)
+        return fail(EX_DATAERR, "step %lld: the loss is %g, the gradient's norm %g", step, stepped->loss,
+                    stepped->norm);
+    warn("step %lld: the loss is %g, the gradient's norm %g: it is skipped", step, stepped->loss, stepped->norm);
+    stepped->skipped = true;
+    t->step++;
+    return EX_OK;
+}
+
+int trainer_step(struct trainer *t, struct stepped *stepped)
+{
+    struct parameters *p = t->parameters;
+    double count = (double)t->counted, weight = t->training.cross_weight, factor = 1;
+    struct stepped s = {.counted = t->counted, .rate = training_rate(&t->training, t->step)};
+
+    *stepped = s;
+    if (!t->counted)
+        return fail(EX_DATAERR, "step %lld: no token counts", (long long)t->step + 1);
+    if (t->micro_batches > 1) {
+        parameters_carry(p);
+        parameters_sum(p);
+    }
+    s.cross = t->cross / count;
+    s.divergence = t->divergence / count;
+    s.loss = t->training.loss == LOSS_MIX ? weight * s.cross + (1 - weight) * s.divergence : s.cross + s.divergence;
+    s.norm = sqrt(p->device->sum_squares(p->gradient, p->floats)) / count;
+    *stepped = s;
+    t->cross = t->divergence = 0;
+    t->counted = t->micro_batches = 0;
+    if (!isfinite(s.loss) || !isfinite(s.norm)) {
+        parameters_clear(p);
+        return skip(t, stepped);
+    }
+    t->skipped = 0;
+    if (t->training.clip > 0 && s.norm > t->training.clip)
+        factor = t->training.clip / s.norm;
+    t->step++;
+    t->updates++;
+    update(t, factor / count);
+    parameters_clear(p);
+    return EX_OK;
+}

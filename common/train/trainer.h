@@ -1,0 +1,94 @@
+/* trainer.h - trains a model on batches of whole sequences: forwards and backwards, losses, steps of AdamW.
+ *
+ * A step is the sum over its micro-batches, divided by the number of tokens that count, of all of them. Blocks come
+ * back from their inputs: what a block keeps besides is made again, but for as many of the last blocks as fit into
+ * `memory`.
+ * Losses of whole vocabularies are computed in chunks of rows: no logits of a whole batch are ever there. */
+#ifndef TRAIN_TRAINER_H
+#define TRAIN_TRAINER_H
+
+#include "train/parameters.h"
+
+/* Cross entropy of the next token; KL(teacher || student) at temperature 1; or cross_weight of the former and the rest
+ * of the latter. */
+enum loss { LOSS_CE, LOSS_KL, LOSS_MIX };
+enum schedule { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
+
+extern const char *const loss_names[], *const schedule_names[];          /* NULL-terminated: "ce", "kl", "mix"; ... */
+
+struct training {
+    enum loss loss;
+    double cross_weight;         /* of LOSS_MIX */
+    int64_t steps, warmup;
+    enum schedule schedule;
+    double rate, beta1, beta2, epsilon, decay;   /* decay: of cores and matrices; norms and scales have none */
+    double clip;                 /* of the gradient's norm over all that is trained; 0: none */
+    int64_t memory;              /* bytes for what blocks keep, besides one block's */
+    bool skip;                   /* a step whose loss or gradient isn't finite changes nothing, and it goes on */
+};
+
+/* Defaults: KL, 100 steps, 10 of warm-up, cosine from 1e-3, betas .9 and .95, epsilon 1e-8, no decay, clipped at 1. */
+extern const struct training training_usual;
+
+/* The rate of step number step (from 0 on) of all: it rises linearly through the warm-up, times the schedule: half a
+ * cosine or a straight line from 1 at the first step to 0 behind the last, or 1. */
+double training_rate(const struct training *training, int64_t step);
+
+/* Sequences: tokens one behind the other (host), and how many each has. Tokens count where their cost does: with
+ * LOSS_KL all, otherwise those with a next one in their sequence. counts (NULL: all do) may take more out: 0 for a
+ * token that isn't to be predicted from. */
+struct micro_batch {
+    const int32_t *token;
+    const int64_t *length;
+    int sequences;
+    const unsigned char *counts;
+};
+
+/* What a step did. Losses are means over tokens that count. */
+struct stepped {
+    double loss, cross, divergence;              /* cross, divergence: 0 where the loss has no such part */
+    double norm;                 /* of the gradient, before it was clipped */
+    double rate;
+    int64_t counted;
+    bool skipped;                /* something wasn't finite */
+};
+
+struct trainer {
+    struct network *student, *teacher;           /* borrowed */
+    struct training training;
+    struct parameters *parameters;               /* borrowed */
+    int64_t step;                /* done */
+    int64_t updates;             /* of what is trained: without the steps that were skipped */
+
+    /* Private: sums since the last step, and memory on the device that grows on demand. */
+    double cross, divergence;
+    int64_t counted, micro_batches, skipped;     /* skipped: in a row */
+    float *memory, *forward_x, *forward_keys;
+    int64_t rows, held;          /* room; the block whose results the shared memory has, -1: none */
+};
+
+/* teacher may be NULL with LOSS_CE; otherwise it has the student's vocabulary: EX_DATAERR after a message where not. */
+int trainer_open(struct trainer *trainer, struct network *student, struct network *teacher,
+                 struct parameters *parameters, const struct training *training);
+void trainer_close(struct trainer *trainer);
+
+/* Adds the gradients of a micro-batch. Token ids are below the vocabulary's size, lengths at most max_position. */
+void trainer_add(struct trainer *trainer, const struct micro_batch *batch);
+
+/* Changes what is trained by the gradients added since the last step. EX_DATAERR after a message, with nothing changed,
+ * where no token counted, or loss or gradient isn't finite; with training.skip only where that has been so TRAINER_SKIPS
+ * times in a row. */
+enum { TRAINER_SKIPS = 10 };
+int trainer_step(struct trainer *trainer, struct stepped *stepped);
+
+/* What the student gives a batch as it is: adds the cross entropies of next tokens that count, in nats, and how many. */
+void trainer_measure(struct trainer *trainer, const struct micro_batch *batch, double *cross, int64_t *counted);
+
+/* Bytes that a training takes at once, with micro-batches of so many rows, several of them to a step. */
+struct trainer_memory {
+    int64_t weights, teacher, trained, blocks, logits, total;    /* trained: gradients, sums of them, moments */
+};
+
+struct trainer_memory trainer_memory(const struct trainer *trainer, int64_t rows, int64_t accumulate);
+
+#endif

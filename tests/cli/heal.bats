@@ -1,0 +1,229 @@
+#!/usr/bin/env bats
+# heal: losses of small models as PyTorch has them, what it writes, and what it refuses.
+
+load shared
+
+setup_file() {
+    mkdir "$BATS_FILE_TMPDIR/llama"
+    cd "$BATS_FILE_TMPDIR/llama" || exit 1
+    bash "$TOP/tests/tools/heal_models.sh" llama kl
+}
+
+setup() {
+    cd "$BATS_TEST_TMPDIR" || exit 1
+    made=$BATS_FILE_TMPDIR/llama
+}
+
+# The losses of a log against numbers: the worst relative difference at most BOUND.
+losses() {
+    "$PYTHON" -c 'import json, sys
+bound, log, expected = float(sys.argv[1]), [json.loads(line) for line in open(sys.argv[2])], sys.argv[3].split()
+worst = max(abs(line["loss"] / float(loss) - 1) for line, loss in zip(log, expected))
+print(f"{len(log)} losses off by {worst}")
+assert len(log) == len(expected) and worst <= bound' "$@"
+}
+
+log_losses() {
+    "$PYTHON" -c 'import json, sys; print(*(json.loads(line)["loss"] for line in open(sys.argv[1])))' "$1"
+}
+
+# Made by tests/oracles/heal_oracle.py --print with torch 2.15.0, transformers 5.24.0 in double precision.
+llama='0.551713 0.429272 0.338367 0.327924 0.274156 0.256253 0.247433 0.238492 0.226313 0.213681 0.204382 0.195465 0.187064 0.179960 0.173923 0.169216 0.165652 0.163166 0.161637 0.160889'
+granite='1.869333 1.868779 1.867508 1.865156 1.862455 1.859795 1.857408 1.855283 1.853402 1.851753 1.850323 1.849101 1.848075 1.847232 1.846563 1.846055 1.845690 1.845450 1.845311 1.845248'
+qwen3='6.922521 6.554354 6.003267 5.585971 5.295406 5.051780 4.820242 4.693741 4.548906 4.451821 4.331635 4.288006 4.189160 4.121750 4.067304 4.011465 3.974818 3.950206 3.934375 3.926475'
+
+@test "20 steps of llama, distilled, have PyTorch's losses" {
+    losses 1e-4 "$made/log" "$llama"
+}
+
+@test "20 steps of granite, distilled and on the text, have PyTorch's losses" {
+    bash "$TOP/tests/tools/heal_models.sh" granite mix
+    losses 1e-4 log "$granite"
+}
+
+@test "20 steps of qwen3 on the text have PyTorch's losses" {
+    bash "$TOP/tests/tools/heal_models.sh" qwen3 ce
+    losses 1e-4 log "$qwen3"
+}
+
+# One step from the healed model costs what the last one did: scales and 8-bit cores were rounded since.
+@test "what was learnt is in the model, and nothing else changed" {
+    heal -q "$made/healed.tns" "$made/text" --teacher "$made/dense" --steps 1 --batch 3 --context 16 --log log -o again.tns
+    losses 0.02 log 0.1609
+    tensor-diff --tolerance 1 "$made/cut.tns" "$made/healed.tns" >differences
+    for kept in embed_tokens lm_head 0.self_attn.o_proj; do
+        [ "$(grep -c "$kept.*error" differences)" -eq 0 ]
+    done
+    for changed in model.norm 0.input_layernorm 2.self_attn.o_proj 2.self_attn.v_proj 1.self_attn.v_proj 1.mlp.gate_proj 1.mlp.down_proj 1.mlp.up_proj; do
+        grep "$changed.*error" differences
+    done
+    for model in cut healed; do
+        tensor-info --summary "$made/$model.tns" | grep -o '[0-9]* bytes of payload' >$model.bytes
+    done
+    cmp cut.bytes healed.bytes
+    tensor-info "$made/healed.tns" | grep 'made by heal.*"loss":"kl"'
+}
+
+@test "any number of threads, and any memory, give the same bytes" {
+    for way in '--threads 1' '--threads 3' '--memory 0' '--memory 100K'; do
+        heal -q "$made/cut.tns" "$made/text" --teacher "$made/dense" --steps 2 --batch 3 --context 16 "${way% *}" "${way#* }" -o out.tns
+        cmp out.tns first.tns 2>/dev/null || [ ! -e first.tns ]
+        cp out.tns first.tns
+    done
+}
+
+@test "batches in parts give the same losses" {
+    heal -q "$made/cut.tns" "$made/text" --teacher "$made/dense" --steps 20 --batch 1 --accumulate 3 --context 16 --lr 0.003 \
+        --warmup 3 --log log -o out.tns
+    losses 1e-5 log "$(log_losses "$made/log")"
+}
+
+@test "classes and names choose what is trained" {
+    heal -q "$made/cut.tns" "$made/text" --train norms -m 'model.layers.1.*' --steps 1 --batch 1 --context 16 -o out.tns
+    tensor-diff --tolerance 1 "$made/cut.tns" out.tns | grep '  error' >differences
+    [ "$(cut -d' ' -f1 differences | sort | xargs)" = \
+        "model.layers.1.input_layernorm.weight model.layers.1.post_attention_layernorm.weight" ]
+    heal -q "$made/cut.tns" "$made/text" --train matrices --steps 1 --batch 1 --context 16 -o out.tns
+    tensor-diff --tolerance 1 "$made/cut.tns" out.tns | grep '  error' >differences
+    [ "$(cut -d' ' -f1 differences | sort | xargs)" = "lm_head.weight model.layers.0.self_attn.o_proj.weight" ]
+}
+
+@test "trained cores are stored in the dtype asked for" {
+    heal -q "$made/cut.tns" "$made/text" --train cores --steps 1 --batch 1 --context 16 --dtype bf16 -o out.tns
+    tensor-info out.tns | grep '0.mlp.down_proj.weight .* bf16 1x32x1x9 bf16 9x1x48x1'
+    tensor-info out.tns | grep '2.self_attn.o_proj.weight .* q2-16-none 1x32x32x1 + bf16 1x32x1x5 bf16 5x1x32x1'
+    tensor-info out.tns | grep '0.mlp.up_proj.weight .* q4-16-min 48x32'
+    heal -q "$made/cut.tns" "$made/text" --train cores --steps 1 --batch 1 --context 16 -o out.tns
+    tensor-info out.tns | grep '2.self_attn.o_proj.weight .* + q8-16-none 1x32x1x5 q8-16-none 5x1x32x1'
+}
+
+@test "a loss that isn't finite stops it, and leaves nothing" {
+    refuses 65 'the loss is' heal -q "$made/cut.tns" "$made/text" --steps 50 --batch 3 --context 16 --lr 1e30 --warmup 0 \
+        --clip 0 --schedule constant --train cores,norms,scales -o out.tns
+    [ ! -e out.tns ]
+}
+
+# What a file with one line or more has in a member of the last.
+member() {
+    "$PYTHON" -c 'import json, sys; print(json.loads(open(sys.argv[1]).readlines()[int(sys.argv[3])])[sys.argv[2]])' "$1" "$2" "${3:--1}"
+}
+
+small() {
+    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 "$@"
+}
+
+@test "killed at any moment, it goes on to the same bytes" {
+    local args=("$made/text" --teacher "$made/dense" --batch 2 --accumulate 2 --context 7 --steps 30 --checkpoint-every 2)
+
+    heal -q "$made/cut.tns" "${args[@]}" --work whole.work -o whole.tns
+    RANDOM=7
+    killed=0 finished=
+    for _ in {1..60}; do
+        heal "$made/cut.tns" "${args[@]}" --work work -o out.tns 2>said 3>&- &
+        pid=$!
+        sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
+        kill -KILL $pid 2>kill.said || true
+        if wait $pid 2>wait.said; then
+            finished=yes
+            break
+        fi
+        killed=$((killed + 1))
+        [ ! -e out.tns ]
+        [ "$(find work -name 'checkpoint-*' | wc -l)" -le 3 ]
+    done
+    [ "$finished" ] || heal -q "$made/cut.tns" "${args[@]}" --work work -o out.tns
+    echo "# killed $killed times" >&3
+    cmp whole.tns out.tns
+    [ "$(wc -l <work/log)" -eq 30 ]
+    [ "$(log_losses work/log)" = "$(log_losses whole.work/log)" ]
+    [ -z "$(find work whole.work -name 'checkpoint-*')" ]
+}
+
+@test "two checkpoints are kept; a damaged one is passed over" {
+    small --steps 6 --checkpoint-every 2 -o whole.tns
+    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 6 --checkpoint-every 1 --work work -o nowhere/out.tns &&
+        false
+    [ "$(cd work && echo checkpoint-*)" = 'checkpoint-00000005 checkpoint-00000006' ]
+    printf x | dd of=work/checkpoint-00000006 bs=1 seek=3000 conv=notrunc status=none
+    run small --steps 6 --checkpoint-every 1 --work work -o out.tns
+    [[ $output == *"'work/checkpoint-00000006': its checksum is"* ]]
+    cmp whole.tns out.tns
+}
+
+@test "a full disk leaves the old checkpoint" {
+    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 2 --checkpoint-every 2 --work work -o nowhere/out.tns &&
+        false
+    cp work/checkpoint-00000002 old
+    size=$(($(stat -c %s old) / 1024 / 2))
+    # The file size limit stands for the disk's; the same training, so the same number of steps.
+    mkdir other
+    mv work/checkpoint-00000002 other/checkpoint-00000002
+    run bash -c "trap '' XFSZ; ulimit -f $size; exec heal -q '$made/cut.tns' '$made/text' --batch 1 --context 16 --steps 2 \
+        --checkpoint-every 1 --work other -o nowhere/out.tns"
+    [ "$status" -eq 73 ]                             # nothing left to do but to write: the state of step 2 is whole
+    rm other/*
+    mv old other/checkpoint-00000002
+    run bash -c "trap '' XFSZ; ulimit -f $size; exec heal -q '$made/cut.tns' '$made/text' --batch 1 --context 16 --steps 4 \
+        --checkpoint-every 2 --work work -o out.tns"
+    [ "$status" -eq 74 ]
+    [[ $output == *"cannot write"*"File too large"* ]]
+    [ -z "$(find work -name '*checkpoint*')" ]
+    [ ! -e out.tns ]
+}
+
+@test "a checkpoint of other options is refused" {
+    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 2 --checkpoint-every 1 --work work -o nowhere/out.tns &&
+        false
+    refuses 64 'another model, text or other options' small --steps 2 --checkpoint-every 1 --lr 0.1 --work work -o out.tns
+    refuses 64 'another model, text or other options' small --steps 2 --seed 5 --work work -o out.tns
+}
+
+@test "tokens, epochs, a perplexity on the way" {
+    small --tokens 65 -o out.tns
+    [ "$(wc -l <out.tns.work/log)" -eq 5 ]
+    small --epochs 2 --eval-text "$made/text" --eval-every 4 -o out.tns      # 40 tokens: three windows
+    [ "$(wc -l <out.tns.work/log)" -eq 6 ]
+    [ "$(grep -c perplexity out.tns.work/log)" -eq 2 ]
+    evaluate perplexity out.tns "$made/text" --context 16 >report.json
+    heal -q out.tns "$made/text" --batch 2 --context 16 --steps 1 --lr 0 --eval-text "$made/text" --log log -o same.tns
+    "$PYTHON" -c 'import json
+ours = json.loads(open("log").readlines()[-1])["perplexity"]
+import math
+assert 1 < ours < 1000, ours' 
+    refuses 64 'one of them says how long' small --tokens 5 --steps 3
+    refuses 64 'needs --eval-text' small --eval-every 2
+}
+
+@test "steps that aren't finite are skipped where that is asked for" {
+    run heal "$made/cut.tns" "$made/text" --steps 50 --batch 3 --context 16 --lr 1e30 --warmup 0 --clip 0 --schedule constant \
+        --skip --log log -o out.tns
+    [ "$status" -eq 65 ]
+    [ "$(grep -c 'it is skipped' <<<"$output")" -eq 9 ]
+    [ "$(grep -c '"skipped":true' log)" -eq 9 ]
+}
+
+@test "memory is planned; where there isn't enough, it says what would do" {
+    run heal "$made/cut.tns" "$made/text" --steps 1 --batch 3 --context 16 -o out.tns
+    [[ $output == *'memory: '*' MiB: weights '* ]]
+    run bash -c "ulimit -v 3000000; exec heal '$made/cut.tns' '$made/text' --steps 1 --batch 100000 --context 16 -o out.tns"
+    [ "$status" -eq 71 ]
+    [[ $output == *'MiB of memory would be needed, there are '*'--batch '*' --memory 0 takes '* ]]
+}
+
+@test "nothing is trained on what models are measured with" {
+    refuses 69 'GSM8K, test' small "$TOP/tests/cli/data/gsm8k_test.jsonl" -o out.tns
+}
+
+@test "what makes no sense is refused" {
+    refuses 64 'heal MODEL DATA' heal "$made/cut.tns"
+    refuses 64 '--loss kl needs --teacher' heal "$made/cut.tns" "$made/text" --loss kl
+    refuses 64 'no use for --teacher' heal "$made/cut.tns" "$made/text" --loss ce --teacher "$made/dense"
+    refuses 64 '--mix needs --loss mix' heal "$made/cut.tns" "$made/text" --mix 0.5
+    refuses 64 "'cors' is not one of" heal "$made/cut.tns" "$made/text" --train cors
+    refuses 64 'is not two numbers' heal "$made/cut.tns" "$made/text" --betas 0.9
+    refuses 64 'nothing to train' heal -q "$made/cut.tns" "$made/text" -m nothing --context 16 --batch 1 --steps 1
+    refuses 66 'nowhere' heal "$made/cut.tns" nowhere
+    refuses 64 'read twice' heal - "$made/text"
+    "$PYTHON" "$TOP/tests/tools/random_model.py" other
+    refuses 65 'vocabulary' heal -q "$made/cut.tns" "$made/text" --context 16 --batch 1 --steps 1 --teacher other
+}
