@@ -2,6 +2,10 @@
  * columns at a time, to vectors of bytes like those of groups (byte 4 r + c is row r, column c). Windows become words,
  * columns c and c + 2 of a row side by side in one vector, c + 1 and c + 3 in another. See kernels_vector.h. */
 
+#if KERNELS_LEVEL > 0
+typedef uint16_t words __attribute__((vector_size(sizeof(vi))));
+#endif
+
 #if KERNELS_LEVEL == 512 && defined(__AVX512VBMI__)
 /* Words of rows, of a column and the second one after it; odd: of those one further. */
 INLINE vi strip_words(const struct strips *w, const unsigned char *column, int row, int odd)
@@ -78,13 +82,9 @@ INLINE vi strip_levels(const struct strips *w, vi index)
 INLINE vi strip_codes(const int spare, const struct strips *w, const unsigned char *column, int row)
 {
 #if KERNELS_LEVEL > 0
-    vi even = strip_words(w, column, row, 0), odd = strip_words(w, column, row, 1);
+    words even = (words)strip_words(w, column, row, 0), odd = (words)strip_words(w, column, row, 1);
 
-    if (spare) {
-        even >>= 1;
-        odd >>= 1;
-    }
-    return strip_levels(w, (even >> 8 & 0x00ff00ff) | (odd & (int32_t)0xff00ff00));
+    return strip_levels(w, (vi)(even >> (8 + spare) | (odd >> spare & 0xff00)));
 #else
     vi codes;
 
