@@ -128,8 +128,8 @@ static const struct program program = {
     .operands = "[CURVES...]",
     .purpose = "Choose one setting for each matrix, from error curves, under a budget: a plan.",
     .details = "CURVES are what mpo-decompose --curves and quantize --curves write; several files are taken together, "
-               "standard input where there is none. The sum over all matrices of weight * error / norm becomes as "
-               "small as the budget allows. The plan goes to mpo-decompose --plan and quantize --plan.",
+               "standard input where there is none. The sum over all matrices of weight * -log(1 - error / norm) becomes "
+               "as small as the budget allows. The plan goes to mpo-decompose --plan and quantize --plan.",
     .example = "  quantize model --curves --bits 2,3,4 --group 32,64 -o curves\n"
                "  allot --budget 3bpw curves -o plan\n"
                "  quantize model --plan plan -o packed.tns",

@@ -2,7 +2,7 @@
 #
 #   dense/moments   second moments of what each layer sees in the model as it came; of a stage of progressive, in that stage
 #   dense/*.jsonl   error curves with these moments: what each setting would cost and lose
-#   dense/sensitivity   how far the model's output moves when one matrix alone is rounded to 2 bits
+#   dense/sensitivity-packed, -cut  how far the model's output moves when one matrix alone is rounded to 2 bits, or cut to 30 %
 #   budget.plan     one setting for each matrix, chosen by `allot` under the budget of the sentence
 #   states-NN       hidden states that enter block NN: there while pipelines/aware-block goes from block to block
 #
@@ -18,9 +18,11 @@ SEQUENCES := 64
 #: tokens per sequence
 CALIBRATION_CONTEXT := 1024
 #: what budgets choose from: budgets of mpo-decompose
-CUT_CURVES := --keep .2,.3,.4,.5,.6,.7,.8,.9
-#: and settings of quantize
+CUT_CURVES := --keep .1,.15,.2,.25,.3,.35,.4,.45,.5,.6,.7,.8,.9
+#: settings of quantize for groups of codes
 PACK_CURVES := --bits 2,3,4 --group 64,128 --scale-bits 6 --rotate=0,64
+#: and for trellis codes
+TRELLIS_CURVES := --rate 1.5,2,2.5,3,3.5,4 --rotate=full
 #: what budgets weigh errors by: the sensitivity of each matrix, block or kind; empty: all alike, as large models always have it
 SENSITIVITY := matrix
 #: tokens of the calibration text that it is measured on
@@ -71,16 +73,19 @@ $R/%/moments: $R/%/moments.call $$(call whole,$$*) $$(calibration) $(BIN)/calibr
 	$(call say,LOOK,$@)$(call RUN,calibrate $(call measured,$*) $(calibrate) $(alone) -o $@,--all)
 
 # Error curves of the programs that have settings. Those of the rest say what it takes with the embedding at 8 bits.
-curve_programs = $(if $(CUT_CURVES),| mpo-decompose --curves $(CUT_CURVES)) $(if $(PACK_CURVES),| quantize --curves $(PACK_CURVES))
+cut_curves = $(if $(CUT_CURVES),mpo-decompose --curves $(CUT_CURVES))
+pack_curves = $(if $(PACK_CURVES),quantize --curves $(PACK_CURVES))
+trellis_curves = $(if $(TRELLIS_CURVES),quantize --curves --code trellis $(TRELLIS_CURVES))
+curve_kinds := cut pack trellis
+curve_programs = $(foreach k,$(curve_kinds),$(addprefix | ,$(firstword $($k_curves))) $(wordlist 2,99,$($k_curves)))
 $R/%/curves.call: $$(call changed,$$@,$$(curve_programs) $$(hash) $$(calibrate))
 	@mkdir -p $(@D); echo '$(strip $(curve_programs) $(hash) $(calibrate))' > $@
 
 curve_moments = $(if $(large.$(model)),,$(folder)/moments)
 curve_looks_at = $(call on_layers,$(or $(curve_moments),$(calibration) $(folder)/$(piece_before).jsonl $(block_files)))
 one_piece = extract-layer $(source) --layer $(layer)
-curve = $(one_piece) | $1 $(options) --moments $(curve_moments) -o $@.$(firstword $1).part;
-layer_curves = $(if $(CUT_CURVES),$(call curve,mpo-decompose --curves $(CUT_CURVES))) $(if $(PACK_CURVES),$(call curve,quantize \
-               --curves $(PACK_CURVES))) cat $@.*.part > $@.part; rm $@.*.part; mv $@.part $@
+curve = $(one_piece) | $($1_curves) $(options) --moments $(curve_moments) -o $@.$1.part;
+layer_curves = $(foreach k,$(curve_kinds),$(if $($k_curves),$(call curve,$k))) cat $@.*.part > $@.part; rm $@.*.part; mv $@.part $@
 rest_curves = $(one_piece) | quantize $(options) | quantize --curves $(options) -o $@
 curve_files = $(addprefix $(BIN)/,extract-layer mpo-decompose quantize)
 $R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $$(curve_files)
@@ -89,23 +94,30 @@ $R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $$(c
 
 # Sensitivities: one matrix rounded at a time, so they cost as many passes over a short text as there are matrices. A killed one
 # goes on where it was, since `evaluate sensitivity` adds to what there is.
-sensitivity = evaluate sensitivity $(source) $(calibration) --bits 2 --moments $(folder)/moments --by $(SENSITIVITY) --context \
-              $(CALIBRATION_CONTEXT) --limit-tokens $(SENSITIVITY_TOKENS)
-$R/%/sensitivity.call: $$(call changed,$$@,$$(sensitivity))
-	@mkdir -p $(@D); rm -f $(@D)/sensitivity.part; echo '$(sensitivity)' > $@
+sensitivity_kinds := packed cut
+sensitivity_to.packed := --bits 2
+sensitivity_to.cut := --keep .3
+sensitivity = evaluate sensitivity $(source) $(calibration) $(sensitivity_to.$1) --moments $(folder)/moments --by $(SENSITIVITY) \
+              --context $(CALIBRATION_CONTEXT) --limit-tokens $(SENSITIVITY_TOKENS)
+define look_at_sensitivity
+$R/%/sensitivity-$1.call: $$$$(call changed,$$$$@,$$$$(call sensitivity,$1))
+	@mkdir -p $$(@D); rm -f $$(@D)/sensitivity-$1.part; echo '$$(call sensitivity,$1)' > $$@
 
-$R/%/sensitivity: $R/%/sensitivity.call $R/%/moments $$(calibration) $(BIN)/evaluate
-	$(call say,LOOK,$@)$(call RUN,$(sensitivity) $(alone) -o $@.part && mv $@.part $@,--all)
+$R/%/sensitivity-$1: $R/%/sensitivity-$1.call $R/%/moments $$$$(calibration) $(BIN)/evaluate
+	$$(call say,LOOK,$$@)$$(call RUN,$$(call sensitivity,$1) $$(alone) -o $$@.part && mv $$@.part $$@,--all)
+endef
+$(foreach k,$(sensitivity_kinds),$(eval $(call look_at_sensitivity,$k)))
 
 # A budget's plan. Bits per weight are of the linear layers, bytes of everything; the embedding is packed to 8 bits in any case,
 # as quantize does, unless the budget is one of parameters.
-budget_step = $(firstword $(foreach s,$(subst -, ,$(call body,$(steps))),$(if $(filter budget.plan,$(call step,$s)),$s)))
+budget_step_of = $(firstword $(foreach s,$(subst -, ,$(call body,$1)),$(if $(filter budget.plan,$(call step,$s)),$s)))
+budget_step = $(call budget_step_of,$(steps))
 budget = $(if $(filter p%,$(budget_step)),$(budget_step:p%=%)%,$(budget_step) $(if $(filter %MB %KB,$(budget_step)),--whole))
 embedding_too = $(if $(filter p%,$(budget_step)),, && printf "%s bits=8\n" "*embed_tokens.weight" "*lm_head.weight")
 curves = $(addprefix $R/$(model)/dense/,$(addsuffix .jsonl,$(filter-out $(if $(filter %MB %KB,$(budget_step)),,rest),$(call \
          pieces,$(model)))))
-weighed_by = $(if $(large.$1),,$(SENSITIVITY:%=$R/$1/dense/sensitivity))
-weighing = $(call weighed_by,$(model))
+weighed_by = $(if $(SENSITIVITY),$(if $(large.$1),,$R/$1/dense/sensitivity-$(if $(filter p%,$(call budget_step_of,$2)),cut,packed)))
+weighing = $(call weighed_by,$(model),$(steps))
 allot = allot --budget $(budget) $(addprefix --sensitivity ,$(weighing)) $(curves)
 $R/%/budget.call: $$(call changed,$$@,$$(allot))
 	@mkdir -p $(@D); echo '$(strip $(allot))' > $@
@@ -118,4 +130,5 @@ TARGETS += fetch-calibration
 fetch-calibration: $$(calibration)
 	@printf '  %s\n' $^
 
-.PRECIOUS: $R/%.jsonl $R/%/budget.plan $R/%/budget.call $R/%/moments.call $R/%/curves.call $R/%/sensitivity.call $R/%/sensitivity
+.PRECIOUS: $R/%.jsonl $R/%/budget.plan $R/%/budget.call $R/%/moments.call $R/%/curves.call \
+           $(foreach k,$(sensitivity_kinds),$R/%/sensitivity-$k $R/%/sensitivity-$k.call)

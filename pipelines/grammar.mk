@@ -214,9 +214,9 @@ files_of_run = sentence sizes.json $(if $(call is_dense,$1),,$(addsuffix .tns,$(
                model/config.json files svd.plan $(if $(call has_budget,$1),budget.call budget.plan) \
                $(if $(filter --shape,$(call sentence,$(call steps_of,$1))),shape.plan))
 has_budget = $(filter budget.plan,$(call sentence,$(call steps_of,$1)))
-files_of_budget = $(call weighed_by,$1) $(addprefix $R/$1/dense/,$(addsuffix .jsonl,$(call pieces,$1)))
+files_of_budget = $(call weighed_by,$1,$2) $(addprefix $R/$1/dense/,$(addsuffix .jsonl,$(call pieces,$1)))
 named: $(foreach r,$(runs),$(addprefix $R/$r/,$(call files_of_run,$r)) $(if $(call has_budget,$r),$(call \
-         files_of_budget,$(call model_of,$r))))
+         files_of_budget,$(call model_of,$r),$(call steps_of,$r))))
 # Moments may be deleted: they are missed by what needs them only.
 .SECONDARY: $(foreach r,$(sort $(runs) $(foreach r,$(runs),$(call model_of,$r)/dense)),$R/$r/moments)
 

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """Streams read by python3-msgpack and numpy alone: FORMAT's examples, and matrices rebuilt from cores and packed codes. TAP."""
+import ctypes
+import ctypes.util
 import json
 import os
 import re
@@ -77,21 +79,30 @@ def decode_groups(dtype, shape, payload):
     return (spread(scale) * (codes - spread(point)) + spread(minimum)).reshape(shape)
 
 
-TRELLIS_FACTORS = {
-    1: (0x5567,),
-    1.5: (0x9265, 0x26E7),
-    2: (0x5687,),
-    2.5: (0xF98F, 0xA297),
-    3: (0x9B91,),
-    3.5: (0x7213, 0x603D),
-    4: (0x9BBB,),
-}
+def format_text():
+    with open(os.path.join(ROOT, "common", "stream", "FORMAT"), encoding="ascii") as file:
+        return file.read()
+
+
+def trellis_factors():
+    """rate -> state bits -> factors, from the table of FORMAT."""
+    table = re.search(r"^    RATE  ([\d ]+)\n((?:    [\d.]+ +[0-9a-f ]+\n){7})", format_text(), re.M)
+    factors = {}
+    for line in table[2].splitlines():
+        rate, *words = line.split()
+        each = 1 if float(rate) == int(float(rate)) else 2
+        words = [int(word, 16) for word in words]
+        cells = [words[i: i + each] for i in range(0, len(words), each)]
+        factors[float(rate)] = dict(zip(map(int, table[1].split()), cells, strict=True))
+    return factors
+
+
+TRELLIS_FACTORS = trellis_factors()
 
 
 def trellis_levels():
     quantiles = (96 * statistics.NormalDist().inv_cdf((k + 0.5) / 128) for k in range(128))
     return numpy.array([2 * round((q - 1) / 2) + 1 for q in quantiles], "f4")
-
 
 
 def decode_trellis(dtype, shape, payload):
@@ -113,7 +124,7 @@ def decode_trellis(dtype, shape, payload):
             at += size
             window = (numpy.arange(steps)[:, None] * bits + numpy.arange(state_bits)) % (steps * bits)
             states = (flat[window] << numpy.arange(state_bits)).sum(1)
-            levels = states[:, None] * TRELLIS_FACTORS[rate] % 2**state_bits >> (state_bits - 7)
+            levels = states[:, None] * TRELLIS_FACTORS[rate][state_bits] % 2**state_bits >> (state_bits - 7)
             tile = trellis_levels()[levels].reshape(-1)[: height * width]
             matrix[top: top + height, left: left + width] = tile.reshape(width, height).T
     at = -(-at // 64) * 64
@@ -152,6 +163,31 @@ def read_stream(data):
             payload += item
         assert len(payload) == record["bytes"], record["name"]
         records.append(dict(record, payload=payload))
+
+
+def checksum(*parts):
+    """XXH3 by the library itself: Python has no module for it that can be relied on."""
+    library = ctypes.CDLL(ctypes.util.find_library("xxhash"))
+    library.XXH3_64bits.restype = ctypes.c_uint64
+    data = b"".join(parts)
+    return library.XXH3_64bits(data, ctypes.c_size_t(len(data)))
+
+
+def write_stream(header, records):
+    """The bytes of a stream with right checksums, whatever its records say; "bytes" isn't looked at."""
+    sums = [checksum(msgpack.packb(header))]
+    data = bytearray(msgpack.packb(header) + b"\xcf" + sums[0].to_bytes(8, "big"))
+    for record in records:
+        record, payload = {k: v for k, v in record.items() if k != "payload"}, record["payload"]
+        head = msgpack.packb(record)
+        data += head
+        pad = -(len(data) + 2 + 5) % 64
+        data += b"\xc4" + bytes([pad]) + bytes(pad) + b"\xc6" + len(payload).to_bytes(4, "big") + payload
+        sums.append(checksum(head, payload))
+        data += b"\xcf" + sums[-1].to_bytes(8, "big")
+    end = msgpack.packb({"kind": "end", "count": len(records)})
+    last = checksum(*(s.to_bytes(8, "little") for s in sums), end)
+    return bytes(data) + end + b"\xcf" + last.to_bytes(8, "big")
 
 
 def splitmix(seed, k):
@@ -201,11 +237,6 @@ def run(sentence):
     return subprocess.run(["bash", "-o", "pipefail", "-c", sentence], check=True, stdout=subprocess.PIPE, env=environment).stdout
 
 
-def format_text():
-    with open(os.path.join(ROOT, "common", "stream", "FORMAT"), encoding="ascii") as file:
-        return file.read()
-
-
 def test_bit_widths():
     examples = re.findall(r"bits (\d): codes ([\d ]+) -> ([0-9a-f ]+)", format_text())
     assert [e[0] for e in examples] == list("234568")
@@ -232,11 +263,15 @@ def test_super_example():
 
 
 def test_trellis_example():
-    assert packed_example("t2-8", [3, 2], "A matrix [3, 2]") == ([[-151, -21], [58.5, -60.5], [-79, 69]], 70, 2)
-    assert packed_example("t2.5-8", [5], 'A row of five in "t2.5-8"') == ([7, 83, 81, -17, 13], 66, 2)
+    assert packed_example("t2-8", [3, 2], "A matrix [3, 2]") == ([[-33, 57], [-28.5, -8.5], [45, 57]], 70, 2)
+    assert packed_example("t2.5-8", [5], 'A row of five in "t2.5-8"') == ([-79, -139, 121, 61, 7], 66, 2)
     levels = re.search(r"level\[64\] to level\[127\]:\n((?: +[\d ]+\n)+)", format_text())[1].split()
     assert [int(level) for level in levels] == trellis_levels()[64:].tolist()
     assert (trellis_levels() == -trellis_levels()[::-1]).all()
+    with open(os.path.join(ROOT, "common", "tensor", "trellis.c"), encoding="ascii") as file:
+        table = re.search(r"trellis_factors.*?;", file.read(), re.S)[0]
+    printed = [factor for states in TRELLIS_FACTORS.values() for factors in states.values() for factor in factors]
+    assert [int(factor, 16) for factor in re.findall("0x[0-9a-f]+", table)] == printed
 
 
 def test_transform_example():
@@ -264,6 +299,7 @@ def test_stream_example():
     _, records = read_stream(data)
     assert [r["name"] for r in records] == ["w"]
     assert decode(records[0]).tolist() == [1, -2]
+    assert write_stream(*read_stream(data)) == data
 
 
 def test_rebuild(sentence, bound):

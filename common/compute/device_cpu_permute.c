@@ -12,8 +12,8 @@ struct axes {
     int64_t size[TENSOR_RANK], step[TENSOR_RANK];        /* step: in x */
 };
 
-/* The axis that is innermost in x (b) is turned against the innermost of y (a). Where that is one and the same, runs of a
- * are copied, and b is the next one of y. The others are outer. */
+/* The axis that is innermost in x (b) is turned against the innermost of y (a). Where that is one and the same, runs
+ * of a are copied, and b is the next one of y. The others are outer. */
 struct permutation {
     const float *x;
     float *y;

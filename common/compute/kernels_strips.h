@@ -89,14 +89,16 @@ INLINE vi strip_codes(const int spare, const struct strips *w, const unsigned ch
     vi codes;
 
     for (int r = 0; r < LANES; r++) {
-        codes[r] = 0;
+        uint32_t line = 0;
+
         for (int c = 0; c < 4; c++) {
             uint32_t h;
 
             memcpy(&h, column + c * w->column_bytes + w->byte[row + r], sizeof h);
             h = (h >> w->shift[row + r]) * w->factor[2 * (row + r)];
-            codes[r] |= w->level[h >> spare >> 8 & 127] << 8 * c;
+            line |= (uint32_t)w->level[h >> spare >> 8 & 127] << 8 * c;
         }
+        codes[r] = (int32_t)line;
     }
     return codes;
 #endif

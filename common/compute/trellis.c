@@ -4,6 +4,7 @@
  * is that of all steps from there on, with the best codes. */
 #include "compute/trellis.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "compute/kernels.h"
 
 #include <math.h>
@@ -21,7 +22,14 @@ struct trellis_search {
     struct dtype dtype;
     int overlaps;
     int16_t *value[2], *square;  /* [2^state]; value[1] NULL: one weight per step */
+    int16_t *first;              /* of two weights, the square of the first: a last step may have only one */
 };
+
+/* From units of 2^-12 to 2^-10. */
+static int16_t square_of(int sum)
+{
+    return (int16_t)least((sum + 2) / 4, INT16_MAX);
+}
 
 struct trellis_search *trellis_search_new(struct dtype dtype, const struct kernels *kernels)
 {
@@ -29,8 +37,10 @@ struct trellis_search *trellis_search_new(struct dtype dtype, const struct kerne
     size_t states = (size_t)1 << dtype.state;
 
     *search = (struct trellis_search){kernels ? kernels : kernels_best(), dtype, 1 << (dtype.state - dtype.bits),
-                                      {NULL}, NULL};
+                                      {NULL}, NULL, NULL};
     search->square = xaligned(states, sizeof *search->square);
+    if (dtype.step > 1)
+        search->first = xaligned(states, sizeof *search->first);
     for (int v = 0; v < dtype.step; v++)
         search->value[v] = xaligned(states, sizeof *search->value[v]);
     for (uint32_t s = 0; s < states; s++) {
@@ -41,9 +51,10 @@ struct trellis_search *trellis_search_new(struct dtype dtype, const struct kerne
 
             search->value[v][s] = (int16_t)(value * (UNITS / TRELLIS_ONE));
             square += value * value;
+            if (v == 0 && search->first)
+                search->first[s] = square_of(square);
         }
-        square = (square + 2) / 4;               /* from units of 2^-12 to 2^-10 */
-        search->square[s] = (int16_t)(square < INT16_MAX ? square : INT16_MAX);
+        search->square[s] = square_of(square);
     }
     return search;
 }
@@ -55,6 +66,7 @@ void trellis_search_free(struct trellis_search *search)
     free(search->value[0]);
     free(search->value[1]);
     free(search->square);
+    free(search->first);
     free(search);
 }
 
@@ -76,20 +88,28 @@ static int16_t units_of(float x)
     return (int16_t)(units >= INT16_MAX ? INT16_MAX : units > -INT16_MAX ? units : -INT16_MAX);
 }
 
-/* Costs of the end of x, and the numbers of a tile in units; an odd one out is 0 and costs what its value is. */
+/* Numbers of a tile in units, and costs of the end of them. */
 struct path {
     const struct trellis_search *search;
+    int16_t x[TRELLIS_WEIGHTS + 1];      /* 0 for a last step's second weight that isn't there */
+    int steps;
+    bool odd;                    /* it isn't there */
     int16_t *ahead, *cost;
     unsigned char *choice;       /* [steps][overlaps] */
     int least;                   /* of ahead */
 };
 
-static struct path path_in(const struct trellis_search *search, void *room)
+static struct path path_new(const struct trellis_search *search, const float *x, int count, void *room)
 {
     size_t bytes = costs_bytes(search);
     char *at = room;
+    struct path path = {.search = search, .steps = (count + search->dtype.step - 1) / search->dtype.step,
+                        .odd = count % search->dtype.step, .ahead = (void *)at, .cost = (void *)(at + bytes),
+                        .choice = (unsigned char *)(at + 2 * bytes), .least = INT16_MIN};
 
-    return (struct path){search, (void *)at, (void *)(at + bytes), (unsigned char *)(at + 2 * bytes), INT16_MIN};
+    for (int i = 0; i < count; i++)
+        path.x[i] = units_of(x[i]);
+    return path;
 }
 
 /* What gives costs so far room for the next step: the least becomes INT16_MIN + x^2, since a distance is never below
@@ -101,23 +121,25 @@ static int16_t level_for(const struct path *path, const int16_t x[2])
     return (int16_t)(level > INT16_MAX ? INT16_MAX : level < INT16_MIN ? INT16_MIN : level);
 }
 
-/* Searches steps first..first+steps-1 of x [count in a circle]; end: the overlap behind the last, or -1. Afterwards
- * path->ahead are the costs of overlaps before the first. */
-static void search_back(struct path *path, const int16_t *x, int all, int first, int steps, int64_t end)
+/* Searches `steps` steps from `first` on, in a circle; end: the overlap behind the last, or -1. Afterwards path->ahead
+ * are the costs of overlaps before the first. */
+static void search_back(struct path *path, int first, int steps, int64_t end)
 {
     const struct trellis_search *s = path->search;
-    int step = s->dtype.step;
 
     for (int p = 0; p < s->overlaps; p++)
         path->ahead[p] = end >= 0 && p != end ? INT16_MAX : INT16_MIN;
     path->least = INT16_MIN;
     for (int t = steps - 1; t >= 0; t--) {
-        const int16_t *at = x + (first + t) % all * step;
+        int here = (first + t) % path->steps;
+        const int16_t *at = path->x + here * s->dtype.step;
         int16_t *swap = path->ahead;
         struct trellis_step one = {.value = {s->value[0], s->value[1]}, .square = s->square, .state = s->dtype.state,
-                                   .bits = s->dtype.bits, .ahead = path->ahead, .x = {at[0], step > 1 ? at[1] : 0},
+                                   .bits = s->dtype.bits, .ahead = path->ahead, .x = {at[0], s->value[1] ? at[1] : 0},
                                    .cost = path->cost, .choice = path->choice + (size_t)t * (size_t)s->overlaps};
 
+        if (path->odd && here == path->steps - 1)
+            one.square = s->first;
         one.level = level_for(path, one.x);
         path->least = s->kernels->trellis_step(&one);
         path->ahead = path->cost;
@@ -183,45 +205,30 @@ static void try_all(const struct trellis_search *search, const float *x, int cou
     }
 }
 
-/* The numbers in units; *steps. */
-static void prepare(const struct trellis_search *search, const float *x, int count, int16_t *units, int *steps)
-{
-    for (int i = 0; i < count; i++)
-        units[i] = units_of(x[i]);
-    units[count] = 0;            /* the second weight of a last step that has one: any value will do */
-    *steps = (count + search->dtype.step - 1) / search->dtype.step;
-}
-
 void trellis_search_free_ends(const struct trellis_search *search, const float *x, int count, void *room,
                               uint32_t *state)
 {
-    struct path path = path_in(search, room);
-    int16_t units[TRELLIS_WEIGHTS + 1];
-    int steps;
+    struct path path = path_new(search, x, count, room);
 
-    prepare(search, x, count, units, &steps);
-    search_back(&path, units, steps, 0, steps, -1);
-    follow(&path, best_overlap(&path), steps, state);
+    search_back(&path, 0, path.steps, -1);
+    follow(&path, best_overlap(&path), path.steps, state);
 }
 
 void trellis_search(const struct trellis_search *search, const float *x, int count, void *room, uint32_t *state)
 {
-    struct path path = path_in(search, room);
+    struct path path = path_new(search, x, count, room);
     struct dtype dtype = search->dtype;
-    int16_t units[TRELLIS_WEIGHTS + 1];
     unsigned char packed[TRELLIS_WEIGHTS];
-    int steps, side = SEAM / dtype.step;         /* in short tiles several times round */
+    int steps = path.steps, side = SEAM / dtype.step;    /* in short tiles several times round */
     uint32_t seam;
 
-    prepare(search, x, count, units, &steps);
     if (steps * dtype.bits < dtype.state) {
         try_all(search, x, count, steps, state);
         return;
     }
-    search_back(&path, units, steps, steps - side % steps, 2 * side, -1);
+    search_back(&path, steps - side % steps, 2 * side, -1);
     seam = follow(&path, best_overlap(&path), side, NULL);
-    path = path_in(search, room);
-    search_back(&path, units, steps, 0, steps, seam);
+    search_back(&path, 0, steps, seam);
     follow(&path, seam, steps, state);
     trellis_pack(dtype, steps, state, packed);   /* the last states are what the first bits make of them */
     trellis_states(dtype, steps, packed, state);

@@ -11,6 +11,13 @@ double allot_relative(const struct curve *curve, const struct curve_point *point
     return curve->norm > 0 ? point->error / curve->norm : 0;
 }
 
+double allot_loss(double relative)
+{
+    const double most = 0.99;
+
+    return relative <= most ? -log1p(-relative) : -log1p(-most) + (relative - most) / (1 - most);
+}
+
 static int64_t cost_of(const struct allotment *a, const struct curve_point *point)
 {
     return a->budget.unit == ALLOT_PART ? point->parameters : point->bytes;
@@ -18,7 +25,7 @@ static int64_t cost_of(const struct allotment *a, const struct curve_point *poin
 
 static double error_of(const struct allot_matrix *matrix, int point)
 {
-    return matrix->weight * allot_relative(matrix->curve, &matrix->point[point]);
+    return matrix->weight * allot_loss(allot_relative(matrix->curve, &matrix->point[point]));
 }
 
 /* Bytes and numbers can order settings differently: those of the curve are put into the order of their cost. */

@@ -40,7 +40,7 @@ bool allot_allows(const struct allot_rule *rule, int n, const struct curve *curv
 /* A matrix and the settings it may get. */
 struct allot_matrix {
     const struct curve *curve;
-    double weight;               /* of error / norm in the sum that is minimised; 1 to begin with */
+    double weight;               /* of its loss in the sum that is minimised; 1 to begin with */
     struct curve_point *point;   /* ascending in cost; plans are the curve's */
     int n_point;
     int chosen;                  /* -1: none yet */
@@ -62,13 +62,13 @@ int allotment_begin(struct allotment *allotment, const struct curves *curves, co
                     const struct allot_rule *rule, int n_rule);
 void allotment_free(struct allotment *allotment);
 
-/* Weights from what `evaluate sensitivity` wrote: of each matrix the KL divergence per unit of error / norm, by least
- * squares over the settings measured: of itself, else of its block, else of its kind in all blocks. Matrices of which
- * nothing was measured get the mean of their kind, or of all. EX_DATAERR with file and line; where no line is for a
- * matrix of the allotment. EX_NOINPUT, EX_IOERR. */
+/* Weights from what `evaluate sensitivity` wrote: of each matrix the KL divergence per unit of loss, by least squares
+ * over the settings measured: of itself, else of its block, else of its kind in all blocks. Matrices of which nothing was
+ * measured get the mean of their kind, or of all. EX_DATAERR with file and line; where no line is for a matrix of the
+ * allotment. EX_NOINPUT, EX_IOERR. */
 int allot_weigh(struct allotment *allotment, const char *path);
 
-/* Minimises the sum of weight * error / norm: the points of each lower convex hull in the order of their slopes (what
+/* Minimises the sum of weight * loss: the points of each lower convex hull in the order of their slopes (what
  * a Lagrange multiplier gives: exact for the budgets that it meets), up to the first that doesn't fit; then single
  * exchanges that still fit, the one that saves most error for its cost first. Never above the limit, and above the
  * least sum that it allows by at most one step on a hull. Ties go by name. EX_DATAERR, with the least that is possible,
@@ -84,12 +84,17 @@ int allot_deeper_first(struct allotment *allotment, const char *plan);
 struct allot_totals {
     int64_t bytes, parameters;
     double bpw, percent;         /* of allotment->original */
-    double error, weighted;      /* sums of error / norm, and of weight * error / norm */
+    double error, weighted;      /* sums of error / norm, and of weight * loss */
 };
 struct allot_totals allot_totals(const struct allotment *allotment);
 
 /* error / norm of a point; 0 where the norm is. */
 double allot_relative(const struct curve *curve, const struct curve_point *point);
+
+/* What an error / norm e counts for: -log(1 - e), which is e where it is small. A layer keeps the part 1 - e of its
+ * signal, and along the layers these multiply, so their logarithms add up: a matrix that is lost can't be made up for
+ * by others that are good. From e = .99 on a straight line goes on, so that errors of 1 and more have an order, too. */
+double allot_loss(double relative);
 
 /* The chosen settings as a plan: comments with budget and totals, then a line of each matrix, its name escaped for
  * fnmatch(). EX_DATAERR where a name can't stand in a plan; text is appended to. */

@@ -10,7 +10,7 @@ enum { BY_MATRIX, BY_BLOCK, BY_KIND, N_BY };
 
 static const char *const by_names[N_BY] = {"matrix", "block", "kind"};
 
-/* Sums for the slope of KL over the error of a unit that a matrix belongs to: x the error, y the KL. */
+/* Sums for the slope of KL over the loss of a unit that a matrix belongs to: x the loss, y the KL. */
 struct slope {
     double xy, xx;
 };
@@ -54,7 +54,7 @@ static int take_matrices(struct weighing *w, const struct json *matrices, int by
 
         if (one < 0)
             return bad_line(w->path, line, "an entry of \"matrices\" has no name, error and norm");
-        sum += one;
+        sum += allot_loss(one);
     }
     for (size_t i = 0; i < json_count(matrices); i++) {
         const struct json *entry = json_item(matrices, i);

@@ -15,14 +15,16 @@ struct grid scale_grid(const struct rounding *r, int64_t group, int64_t lane)
 {
     if (!r->scale_factor)
         return (struct grid){0};
-    return (struct grid){r->scale_factor[group / SUPER_GROUPS * r->lanes + lane], (float)((1 << r->dtype.scale_bits) - 1)};
+    return (struct grid){r->scale_factor[group / SUPER_GROUPS * r->lanes + lane],
+                         (float)((1 << r->dtype.scale_bits) - 1)};
 }
 
 struct grid offset_grid(const struct rounding *r, int64_t group, int64_t lane)
 {
     if (!r->offset_factor)
         return (struct grid){0};
-    return (struct grid){r->offset_factor[group / SUPER_GROUPS * r->lanes + lane], (float)((1 << r->dtype.scale_bits) - 1)};
+    return (struct grid){r->offset_factor[group / SUPER_GROUPS * r->lanes + lane],
+                         (float)((1 << r->dtype.scale_bits) - 1)};
 }
 
 /* Too large for f16: the nearest that isn't. */
@@ -74,7 +76,8 @@ static void store_row(const struct passage *p, int64_t row, struct group_row *to
         float scale = r->scale[g * r->lanes + row], offset = r->offset[g * r->lanes + row];
         struct grid grid = scale_grid(r, g, row), offsets = offset_grid(r, g, row);
 
-        to->scale[g] = grid.most == 0 ? half_from_float(scale) : (uint16_t)(grid.factor != 0 ? rintf(scale / grid.factor) : 0);
+        to->scale[g] = grid.most == 0 ? half_from_float(scale)
+                                      : (uint16_t)(grid.factor != 0 ? rintf(scale / grid.factor) : 0);
         if (r->dtype.zero == ZERO_INT)
             to->zero[g] = (uint16_t)zero_of(r, scale, offset);
         else if (r->dtype.zero == ZERO_MIN)

@@ -129,7 +129,8 @@ int feedback_new_blocks(const struct moments *h, double damping, int64_t block, 
     if (!linalg_cholesky(h->n, a)) {
         free(a);
         feedback_free(f);
-        return fail(EX_SOFTWARE, "second moments of order %lld can't be factored: more damping is needed", (long long)h->n);
+        return fail(EX_SOFTWARE, "second moments of order %lld can't be factored: more damping is needed",
+                    (long long)h->n);
     }
     turn_factor(h->n, a);
     f->factor = xreallocarray(a, (size_t)(h->n * h->n), sizeof *f->factor);
@@ -148,7 +149,8 @@ void feedback_free(struct feedback *f)
 }
 
 /* Column j of W takes codes for value + shift; error, where given, is what the value then lacks. */
-MULTIVERSION static void round_column(struct rounding *r, int64_t column, int64_t first, const float *shift, float *error)
+MULTIVERSION static void round_column(struct rounding *r, int64_t column, int64_t first, const float *shift,
+                                      float *error)
 {
     int64_t g = column / r->group;
     const float *w = r->w + column * r->lanes + first;
@@ -210,7 +212,8 @@ static void difference_tile(void *context, int64_t item, int thread)
 
     (void)thread;
     for (int64_t j = 0; j < r->n; j++) {
-        const float *scale = r->scale + j / r->group * r->lanes + lane, *offset = r->offset + j / r->group * r->lanes + lane;
+        int64_t group = j / r->group * r->lanes + lane;
+        const float *scale = r->scale + group, *offset = r->offset + group;
 
         for (int l = 0; l < LANES; l++)
             r->difference[j * r->lanes + lane + l]

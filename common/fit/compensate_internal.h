@@ -26,7 +26,7 @@ struct feedback {
     float *weight;               /* [n] damped diagonal over its mean: for the scale search */
     int64_t block;               /* columns that follow on one another in order */
     int64_t *order;              /* [n] the k-th column to be rounded */
-    float *factor;               /* [n, n] row k holds U[i, k], i < k, of H + damping = (U + 1) D (U + 1)' in that order */
+    float *factor;               /* [n, n] row k: U[i, k], i < k, of H + damping = (U + 1) D (U + 1)' in that order */
 };
 
 /* A matrix on its way to codes. A value is scale * code + offset, as stored. */
@@ -78,8 +78,8 @@ static inline float zero_of(const struct rounding *r, float scale, float offset)
 int compensate_passes(const float *w, const struct feedback *feedback, int passes, struct dtype dtype, int rank,
                       const int64_t *shape, const char *name, struct tensor *to, struct compensated *result);
 
-/* Scales and offsets of all groups: the least squared error of single values, weighted by weight [n]. False where one can't
- * be stored. */
+/* Scales and offsets of all groups: the least squared error of single values, weighted by weight [n]. False where one
+ * can't be stored. */
 bool compensate_search(struct rounding *r, const float *weight);
 
 /* Codes and difference: nearest to W. */

@@ -1,6 +1,6 @@
-/* compensate_refine.c - passes that lower tr(D H D') after rounding: block by block of columns, with the gradient G = D H of
- * the block made anew, each code is re-chosen given all others (coordinate descent), then scale and offset of each
- * group by its two normal equations, each only where the error falls. */
+/* compensate_refine.c - passes that lower tr(D H D') after rounding: block by block of columns, with the gradient
+ * G = D H of the block made anew, each code is re-chosen given all others (coordinate descent), then scale and offset
+ * of each group by its two normal equations, each only where the error falls. */
 #include "fit/compensate_internal.h"
 #include "base/memory.h"
 #include "base/number.h"
@@ -152,7 +152,8 @@ static void refit_min(const struct rounding *r, const struct normal *n, int l, i
         float scale = grid_round(grid, old.scale + (float)s + (float)i * grid.factor);
         double moved = (double)scale - old.scale;
 
-        consider(n, l, old, scale, grid_round(offsets, old.offset + (float)((n->og[l] - moved * n->co[l]) / n->oo)), best);
+        consider(n, l, old, scale, grid_round(offsets, old.offset + (float)((n->og[l] - moved * n->co[l]) / n->oo)),
+                 best);
         if (grid.most == 0)
             break;
     }
@@ -169,7 +170,8 @@ static void refit_zero(const struct rounding *r, const struct normal *n, int l, 
     for (float z = fmaxf(zero - reach, 0); z <= fminf(zero + reach, r->most + 1 - reach); z++) {
         /* value = scale (c - z): the best scale for old + its change */
         double cc = n->cc[l] - 2 * (double)z * n->co[l] + (double)z * z * n->oo;
-        double base = -(double)old.scale * (n->cc[l] - (double)z * n->co[l]) - (double)old.offset * (n->co[l] - (double)z * n->oo);
+        double base = -(double)old.scale * (n->cc[l] - (double)z * n->co[l])
+                      - (double)old.offset * (n->co[l] - (double)z * n->oo);
         double s = cc > 0 ? (n->cg[l] - (double)z * n->og[l] - base) / cc : old.scale;
 
         for (int i = -1; i <= 1; i++) {

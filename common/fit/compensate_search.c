@@ -1,5 +1,5 @@
-/* compensate_search.c - scale and offset of each group by the weighted squared error of its values: candidates from its range
- * drawn in by degrees; for each the codes, and for these codes the best scale and offset in closed form. */
+/* compensate_search.c - scale and offset of each group by the weighted squared error of its values: candidates from
+ * its range drawn in by degrees; for each the codes, and for these codes the best scale and offset in closed form. */
 #include "fit/compensate_internal.h"
 #include "base/memory.h"
 #include "base/number.h"
@@ -59,7 +59,7 @@ MULTIVERSION static void sum_group(const struct lot *lot, const struct pair *pai
     }
 }
 
-/* The best pair for the codes of *pair: by its normal equations for the changes of both (min), or of the scale alone. */
+/* The best pair for the codes of *pair: by its normal equations for the changes of both (min) or of the scale alone. */
 static void fit_group(const struct lot *lot, const struct sums *sums, struct pair *pair)
 {
     for (int l = 0; l < LANES; l++) {
@@ -212,8 +212,8 @@ static void search_group(const struct search *s, int64_t g, int64_t lane, int si
     }
 }
 
-/* The same for the groups of a super-block, whose scales have one sign: with codes that reach further on one side, the better
- * of both. */
+/* The same for the groups of a super-block, whose scales have one sign: with codes that reach further on one side,
+ * the better of both. */
 static void search_super(const struct search *s, int64_t first, int64_t lane, struct pair *best)
 {
     int64_t count = least(SUPER_GROUPS, s->r->groups - first);

@@ -34,11 +34,11 @@ struct decomposed {
  * isn't its shape, values aren't finite or the dtype can't hold the cores; EX_SOFTWARE. Then op is as it was. */
 int decompose(struct operator *op, const struct decomposition *how, struct decomposed *result);
 
-/* Adds a term to op: a fit of what dense W [out, in] is above it, in the coordinates between its transforms. Budgets are
- * those of the term alone; a tolerance is one of the whole, relative to W. Nothing is added, and note() says so, where
- * a tolerance holds already or can't be held, or (unless forced) the term would be as large as W at 2 bytes. In result
- * parameters are those of the term, errors those of the whole. Memory: dense, W twice more, with a transform moments in
- * full. Exit codes as above. */
+/* Adds a term to op: a fit of what dense W [out, in] is above it, in the coordinates between its transforms. Budgets
+ * are those of the term alone; a tolerance is one of the whole, relative to W. Nothing is added, and note() says so,
+ * where a tolerance holds already or can't be held, or (unless forced) the term would be as large as W at 2 bytes. In
+ * result parameters are those of the term, errors those of the whole. Memory: dense, W twice more, with a transform
+ * moments in full. Exit codes as above. */
 int decompose_residual(struct operator *op, const float *dense, const struct decomposition *how,
                        struct decomposed *result);
 

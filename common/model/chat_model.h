@@ -17,8 +17,8 @@ int chat_model_open(struct chat_model *model, const struct loader *loader, const
                     const char *name);
 void chat_model_close(struct chat_model *model);
 
-/* The texts of BOS and EOS as tokenizer_config.json names them, or where a model has none the tokens of its configuration;
- * NULL where there is none. The caller frees. EX_DATAERR after a message. */
+/* The texts of BOS and EOS as tokenizer_config.json names them, or where a model has none the tokens of its
+ * configuration; NULL where there is none. The caller frees. EX_DATAERR after a message. */
 int special_tokens(const struct loader *loader, const struct tokenizer *tokenizer, char **bos, char **eos);
 
 /* Appends the ids that end a text: those of config.json (its family's default only where generation_config.json has

@@ -382,7 +382,8 @@ measured() {
     [ "$(measured p60 '0.55 < linear["stored_parameters"] / linear["parameters"] <= 0.6 and matrices["packed"] == 0')" = True ]
     [ "$(measured 3.5bpw 'groups[0]["types"]')" = "['q8-64-min']" ]
     [[ $(pipelines/budget "$R/stories/3.5bpw/sizes.json") =~ ^1[0-9][0-9]\.[0-9]KB$ ]]
-    [ "$(grep -c '"by": *"matrix"' "$R/stories/dense/sensitivity")" -eq 35 ]
+    [ "$(grep -c '"by": *"matrix".*"bits=2 ' "$R/stories/dense/sensitivity-packed")" -eq 35 ]
+    [ "$(grep -c '"by": *"matrix".*"keep=0.3"' "$R/stories/dense/sensitivity-cut")" -eq 35 ]
     run aware stories-3.5bpw
     [[ $output != *CURVES* && $output != *ALLOT* && $output != *PIPE* ]]
     rm said
@@ -390,12 +391,12 @@ measured() {
 
 @test "budgets: errors weighed by how much the model minds them, or alike; a killed look goes on" {
     aware stories-3.0bpw >/dev/null
-    head -20 "$R/stories/dense/sensitivity" >"$R/stories/dense/sensitivity.part"
-    rm "$R/stories/dense/sensitivity"
+    head -20 "$R/stories/dense/sensitivity-packed" >"$R/stories/dense/sensitivity-packed.part"
+    rm "$R/stories/dense/sensitivity-packed"
     aware stories-3.0bpw >said
     [ "$(grep -c 'LOOK' said)" -eq 1 ]
-    [ "$(wc -l <"$R/stories/dense/sensitivity")" -eq 35 ]
-    [ ! -e "$R/stories/dense/sensitivity.part" ]
+    [ "$(wc -l <"$R/stories/dense/sensitivity-packed")" -eq 35 ]
+    [ ! -e "$R/stories/dense/sensitivity-packed.part" ]
     grep -v '^#' "$R/stories/3.0bpw/budget.plan" >weighed
     aware SENSITIVITY= stories-3.0bpw >said
     [ "$(grep -c 'LOOK' said)" -eq 0 ]

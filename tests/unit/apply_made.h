@@ -29,8 +29,8 @@ struct chain_spec {
 };
 
 struct spec {
-    const char *name;            /* "hadamard BLOCK/SEED, ..." has that transform of its input; "hadamard full SEED/SEED"
-                                    those of both whole sides, seed 0: none of the input */
+    const char *name;            /* "hadamard BLOCK/SEED, ..." has that transform of its input; "hadamard full
+                                    SEED/SEED" those of both whole sides, seed 0: none of the input */
     struct chain_spec term[TERMS];
 };
 

@@ -39,12 +39,12 @@ static struct curves draw(uint64_t seed, bool convex)
     return curves;
 }
 
-static double relative(const struct curves *curves, int m, int p)
+static double loss(const struct curves *curves, int m, int p)
 {
-    return curves->curve[m].point[p].error / curves->curve[m].norm;
+    return allot_loss(curves->curve[m].point[p].error / curves->curve[m].norm);
 }
 
-/* The least sum of relative errors that bytes allow, by all combinations; infinite where none fits. */
+/* The least sum of losses that bytes allow, by all combinations; infinite where none fits. */
 static double brute(const struct curves *curves, int64_t bytes)
 {
     int all = 1;
@@ -58,7 +58,7 @@ static double brute(const struct curves *curves, int64_t bytes)
 
         for (int m = 0, rest = code; m < MATRICES; m++, rest /= POINTS) {
             used += curves->curve[m].point[rest % POINTS].bytes;
-            sum += relative(curves, m, rest % POINTS);
+            sum += loss(curves, m, rest % POINTS);
         }
         if (used <= bytes && sum < best)
             best = sum;
@@ -74,7 +74,7 @@ static double largest_step(const struct curves *curves)
     for (int m = 0; m < MATRICES; m++)
         for (int p = 0; p < POINTS; p++)
             for (int q = 0; q < POINTS; q++)
-                most = fmax(most, relative(curves, m, p) - relative(curves, m, q));
+                most = fmax(most, loss(curves, m, p) - loss(curves, m, q));
     return most;
 }
 
@@ -101,9 +101,9 @@ static void test_brute(void)
                 assert_int_equal(allot_least(&a), EX_OK);
                 totals = allot_totals(&a);
                 assert_true(totals.bytes <= bytes);
-                assert_true(totals.error >= best - 1e-12);
-                CHECK_AT_MOST(totals.error, best + largest_step(&curves), "sum of errors");
-                exact += totals.error < best + 1e-12;
+                assert_true(totals.weighted >= best - 1e-12);
+                CHECK_AT_MOST(totals.weighted, best + largest_step(&curves), "sum of errors");
+                exact += totals.weighted < best + 1e-12;
                 all++;
             }
             error_capture(NULL, 0);
@@ -130,15 +130,15 @@ static void test_lagrange(void)
                 int best = 0;
 
                 for (int p = 1; p < POINTS; p++)
-                    if (relative(&curves, m, p) + multiplier * (double)curves.curve[m].point[p].bytes
-                        < relative(&curves, m, best) + multiplier * (double)curves.curve[m].point[best].bytes)
+                    if (loss(&curves, m, p) + multiplier * (double)curves.curve[m].point[p].bytes
+                        < loss(&curves, m, best) + multiplier * (double)curves.curve[m].point[best].bytes)
                         best = p;
                 budget.amount += (double)curves.curve[m].point[best].bytes;
-                sum += relative(&curves, m, best);
+                sum += loss(&curves, m, best);
             }
             assert_int_equal(allotment_begin(&a, &curves, &budget, NULL, 0), EX_OK);
             assert_int_equal(allot_least(&a), EX_OK);
-            CHECK_AT_MOST(fabs(allot_totals(&a).error - sum), 1e-12, "difference from the Lagrangian's");
+            CHECK_AT_MOST(fabs(allot_totals(&a).weighted - sum), 1e-12, "difference from the Lagrangian's");
             allotment_free(&a);
         }
         curves_free(&curves);
@@ -298,6 +298,14 @@ static void test_print(void)
     curves_free(&curves);
 }
 
+static void test_loss(void)
+{
+    CHECK_AT_MOST(fabs(allot_loss(1e-6) - 1e-6), 1e-11, "loss of a small error");
+    CHECK_AT_MOST(fabs(allot_loss(1 - exp(-2)) - 2), 1e-12, "loss of a large error");
+    for (double e = 0; e < 3; e += 1e-3)
+        assert_true(allot_loss(e) < allot_loss(e + 1e-3));
+}
+
 static void write_text(const char *path, const char *text)
 {
     FILE *file = fopen(path, "w");
@@ -314,6 +322,7 @@ static void test_weights(void)
 {
     struct curves curves = draw(5, true);
     struct allot_budget budget = {.unit = ALLOT_BYTES, .amount = 1e6};
+    double one = -log(.9), two = -log(.8), own = (one + 3 * two) / (one * one + two * two), shared = .5 / -log(.9 * .7);
     struct allotment a;
     char said[512];
 
@@ -324,10 +333,10 @@ static void test_weights(void)
                SENSITIVITY("block", "0.5", ENTRY("1", "1e3") "," ENTRY("2", "3e3"))
                SENSITIVITY("kind", "9", ENTRY("0", "1e3")));
     assert_int_equal(allot_weigh(&a, "good"), EX_OK);
-    CHECK_AT_MOST(fabs(a.matrix[0].weight - 14), 1e-9, "weight by matrix");
-    CHECK_AT_MOST(fabs(a.matrix[1].weight - 1.25), 1e-9, "weight by block");
-    CHECK_AT_MOST(fabs(a.matrix[2].weight - 1.25), 1e-9, "weight by block");
-    CHECK_AT_MOST(fabs(a.matrix[4].weight - 16.5 / 3), 1e-9, "weight of one not measured");
+    CHECK_AT_MOST(fabs(a.matrix[0].weight - own), 1e-9, "weight by matrix");
+    CHECK_AT_MOST(fabs(a.matrix[1].weight - shared), 1e-9, "weight by block");
+    CHECK_AT_MOST(fabs(a.matrix[2].weight - shared), 1e-9, "weight by block");
+    CHECK_AT_MOST(fabs(a.matrix[4].weight - (own + 2 * shared) / 3), 1e-9, "weight of one not measured");
     write_text("bad", SENSITIVITY("matrix", "1", ENTRY("0", "1e3")) SENSITIVITY("row", "1", ENTRY("0", "1e3")));
     assert_int_equal(allot_weigh(&a, "bad"), EX_DATAERR);
     assert_non_null(strstr(said, "line 2"));
@@ -344,4 +353,4 @@ CHECK_MAIN({"near the optimum of all combinations, and never above the limit", t
            {"the optimum where a multiplier meets the budget", test_lagrange}, {"budgets are read", test_budgets},
            {"limits hold in all units, alone and of the whole", test_limits}, {"floors and ceilings", test_rules},
            {"deeper layers first", test_deeper_first}, {"plans are printed, names escaped", test_print},
-           {"weights from measured sensitivities", test_weights})
+           {"losses", test_loss}, {"weights from measured sensitivities", test_weights})

@@ -1,5 +1,5 @@
-/* test_compensate.c - rounding with second moments: against all codes of small cases, the textbook's sequential formula, and
- * for what is stored, with all kinds of groups and bad moments. */
+/* test_compensate.c - rounding with second moments: against all codes of small cases, the textbook's sequential
+ * formula, and for what is stored, with all kinds of groups and bad moments. */
 #include "base/memory.h"
 #include "base/number.h"
 #include "base/parallel.h"
@@ -113,8 +113,10 @@ static void test_all_codes(void)
 
         moments_full64(&h, full);
         assert_int_equal(feedback_new(&h, 0, &feedback), EX_OK);
-        assert_int_equal(compensate(w, feedback, dtype_of("q2-row-min"), 2, (int64_t[]){2, FEW}, "w", &to, &ours), EX_OK);
-        assert_int_equal(search_nearest(w, &h, dtype_of("q2-row-min"), 2, (int64_t[]){2, FEW}, "w", &plain, &nearest), EX_OK);
+        assert_int_equal(compensate(w, feedback, dtype_of("q2-row-min"), 2, (int64_t[]){2, FEW}, "w", &to, &ours),
+                         EX_OK);
+        assert_int_equal(search_nearest(w, &h, dtype_of("q2-row-min"), 2, (int64_t[]){2, FEW}, "w", &plain, &nearest),
+                         EX_OK);
         group_layout(to.dtype, 2, to.shape, &layout);
         for (int row = 0; row < 2; row++)
             best += least_error(full, w + row * FEW, half_to_float(((uint16_t *)(to.data + layout.scale))[row]),
@@ -159,7 +161,8 @@ static void textbook(const struct moments *h, const float *w, int64_t rows, cons
                      const struct tensor *scales, float *out)
 {
     int64_t n = h->n, *order = xmallocarray((size_t)n, sizeof *order);
-    double *full = xmallocarray((size_t)(n * n), sizeof *full), *inverse = xmallocarray((size_t)(n * n), sizeof *inverse);
+    double *full = xmallocarray((size_t)(n * n), sizeof *full);
+    double *inverse = xmallocarray((size_t)(n * n), sizeof *inverse);
     double *left = xmallocarray((size_t)(rows * n), sizeof *left), mean = 0;
     const uint16_t *scale = (const void *)(scales->data + l->scale), *minimum = (const void *)(scales->data + l->zero);
 
@@ -204,7 +207,8 @@ static void test_textbook(void)
 {
     enum { ROWS = 5, N = 150 };              /* more than two blocks */
     struct moments h = moments_made(N, 400, 30, 400);
-    float *w = noise(ROWS * N, 401), *ours = xmallocarray(ROWS * N, sizeof *ours), *theirs = xmallocarray(ROWS * N, sizeof *theirs);
+    float *w = noise(ROWS * N, 401), *ours = xmallocarray(ROWS * N, sizeof *ours);
+    float *theirs = xmallocarray(ROWS * N, sizeof *theirs);
     struct group_layout layout;
     struct compensated result;
     struct feedback *feedback;
@@ -212,7 +216,9 @@ static void test_textbook(void)
     int different = 0;
 
     assert_int_equal(feedback_new(&h, 0, &feedback), EX_OK);
-    assert_int_equal(compensate_passes(w, feedback, 0, dtype_of("q3-32-min"), 2, (int64_t[]){ROWS, N}, "w", &to, &result), EX_OK);
+    assert_int_equal(compensate_passes(w, feedback, 0, dtype_of("q3-32-min"), 2, (int64_t[]){ROWS, N}, "w", &to,
+                                       &result),
+                     EX_OK);
     group_layout(to.dtype, 2, to.shape, &layout);
     textbook(&h, w, ROWS, &layout, &to, theirs);
     tensor_get(&to, ours);
@@ -282,7 +288,8 @@ static void test_formats(void)
 static void test_moments(void)
 {
     struct moments few = moments_made(130, 20, 10, 700), ill = moments_made(130, 500, 1e5, 702);
-    struct moments zero = moments_made(130, 500, 10, 704), dead = moments_made(130, 500, 10, 706), one = moments_made(1, 9, 1, 708);
+    struct moments zero = moments_made(130, 500, 10, 704), dead = moments_made(130, 500, 10, 706);
+    struct moments one = moments_made(1, 9, 1, 708);
 
     memset(zero.packed, 0, (size_t)(zero.n * (zero.n + 1) / 2) * sizeof *zero.packed);
     for (int64_t i = 0; i < dead.n; i++)
@@ -307,7 +314,8 @@ static void test_moments(void)
 static void test_passes(void)
 {
     enum { ROWS = 70, N = 256 };
-    static const char *const names[] = {"q2-64-min", "q2-32-min-s6", "q3-32-int", "q2-16-none-s8", "q4-256-min", "q2-row-min"};
+    static const char *const names[] = {"q2-64-min", "q2-32-min-s6", "q3-32-int", "q2-16-none-s8", "q4-256-min",
+                                        "q2-row-min"};
     struct moments h = moments_made(N, 1000, 50, 800);
     float *w = noise(ROWS * N, 802);
     struct feedback *feedback;
@@ -320,7 +328,8 @@ static void test_passes(void)
             struct compensated result;
             struct tensor to;
 
-            assert_int_equal(compensate_passes(w, feedback, passes, dtype_of(names[i]), 2, (int64_t[]){ROWS, N}, "w", &to, &result),
+            assert_int_equal(compensate_passes(w, feedback, passes, dtype_of(names[i]), 2, (int64_t[]){ROWS, N}, "w",
+                                               &to, &result),
                              EX_OK);
             CHECK_AT_MOST(result.error, last * (1 + 1e-6), names[i]);
             last = result.error;
@@ -350,7 +359,8 @@ static void test_exact(void)
     CHECK_AT_MOST(result.error, 1e-12 * result.norm, "error of what can be stored");
     tensor_free(&to);
     memset(w, 0, sizeof *w * ROWS * N);
-    assert_int_equal(compensate(w, feedback, dtype_of("q2-64-min-s6"), 2, (int64_t[]){ROWS, N}, "w", &to, &result), EX_OK);
+    assert_int_equal(compensate(w, feedback, dtype_of("q2-64-min-s6"), 2, (int64_t[]){ROWS, N}, "w", &to, &result),
+                     EX_OK);
     assert_true(result.error == 0 && result.norm == 0);
     tensor_free(&to);
     feedback_free(feedback);
@@ -371,7 +381,9 @@ static void test_threads(void)
 
         parallel_set(i ? 4 : 1);
         assert_int_equal(feedback_new(&h, 0, &feedback), EX_OK);
-        assert_int_equal(compensate(w, feedback, dtype_of("q2-64-min-s6"), 2, (int64_t[]){ROWS, N}, "w", &to[i], &result[i]), EX_OK);
+        assert_int_equal(compensate(w, feedback, dtype_of("q2-64-min-s6"), 2, (int64_t[]){ROWS, N}, "w", &to[i],
+                                    &result[i]),
+                         EX_OK);
         feedback_free(feedback);
     }
     parallel_set(0);
@@ -391,9 +403,11 @@ static void check_refused(const float *w, const struct moments *h, const char *n
     struct tensor to;
 
     assert_int_equal(feedback_new(h, 0, &feedback), EX_OK);
-    assert_int_equal(compensate(w, feedback, dtype_of(name), 2, (int64_t[]){3, h->n}, "lm.w", &to, &result), EX_DATAERR);
+    assert_int_equal(compensate(w, feedback, dtype_of(name), 2, (int64_t[]){3, h->n}, "lm.w", &to, &result),
+                     EX_DATAERR);
     assert_non_null(strstr(message, "lm.w"));
-    assert_int_equal(search_nearest(w, NULL, dtype_of(name), 2, (int64_t[]){3, h->n}, "lm.w", &to, &result), EX_DATAERR);
+    assert_int_equal(search_nearest(w, NULL, dtype_of(name), 2, (int64_t[]){3, h->n}, "lm.w", &to, &result),
+                     EX_DATAERR);
     assert_null(to.data);
     feedback_free(feedback);
 }

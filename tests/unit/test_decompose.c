@@ -67,7 +67,8 @@ static void test_decomposes(void)
             assert_true(dtype_same(op.term[0].core[1].dtype, how.dtype));
             assert_int_equal(result.parameters, 300);
             difference = operator_difference(&was, &op);
-            CHECK_AT_MOST(fabs(difference_error(&difference) - difference_error(&result.difference)), 0, "error as told");
+            CHECK_AT_MOST(fabs(difference_error(&difference) - difference_error(&result.difference)), 0,
+                          "error as told");
             CHECK_AT_MOST(difference_error(&result.difference), 0.06, "error at the rank of what is not noise");
             assert_string_equal(op.name, "w");
             operator_free(&op);

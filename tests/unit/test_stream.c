@@ -52,7 +52,8 @@ static struct text make_stream(void)
     assert_int_equal(writer_put(&writer, &record, payload), EX_OK);
     record_free(&record);
     tensor_free(&core);
-    record = (struct record){.kind = RECORD_OTHER, .name = xstrdup("model.layers.1.later"), .bytes = 3, .n_term = 1, .n_site = 1,
+    record = (struct record){.kind = RECORD_OTHER, .name = xstrdup("model.layers.1.later"), .bytes = 3, .n_term = 1,
+                             .n_site = 1,
                              .map = json_parse(later, sizeof later - 1, "map")};
     assert_int_equal(writer_put(&writer, &record, "abc"), EX_OK);
     record_free(&record);
@@ -152,7 +153,8 @@ static int read_maps(const char *const *maps, const int64_t *sizes, int count)
     for (int i = -1; i <= count; i++) {
         char end[64];
         unsigned char head[9] = {WIRE_UINT64}, little[8];
-        const char *json = i < 0 ? "{\"kind\":\"" WIRE_MAGIC "\",\"version\":1,\"config\":null,\"history\":[]}" : i < count ? maps[i] : end;
+        const char *header = "{\"kind\":\"" WIRE_MAGIC "\",\"version\":1,\"config\":null,\"history\":[]}";
+        const char *json = i < 0 ? header : i < count ? maps[i] : end;
         struct text hashed = {0}, packed = {0};
         struct json *map;
 
@@ -187,73 +189,76 @@ static int read_maps(const char *const *maps, const int64_t *sizes, int count)
     return rc;
 }
 
-#define CORE(name, term, site, shape)                                                                                  \
-    "{\"kind\":\"core\",\"name\":\"" name "\",\"term\":[" term "],\"site\":[" site "],\"dtype\":\"f32\",\"shape\":[" shape   \
-    "],\"bytes\":8}"
+#define TENSOR(name, dtype, shape) \
+    "{\"kind\":\"tensor\",\"name\":\"" name "\",\"dtype\":\"" dtype "\",\"shape\":[" shape "],\"bytes\":8}"
+#define CORE(name, term, site, shape) \
+    "{\"kind\":\"core\",\"name\":\"" name "\",\"term\":[" term "],\"site\":[" site "],\"dtype\":\"f32\"," \
+    "\"shape\":[" shape "],\"bytes\":8}"
+
+static const struct {
+    const char *first, *second;
+    const char *complaint;
+} map_cases[] = {
+    {TENSOR("a", "f32", "2"), NULL, NULL},
+    {TENSOR("a", "f33", "2"), NULL, "unknown dtype 'f33'"},
+    {TENSOR("a", "q7-32-min", "2"), NULL, "unknown dtype"},
+    {TENSOR("a", "q4-32-min-s7", "2"), NULL, "unknown dtype"},
+    /* two rows of two groups; five planes at 0, 64, ..., 256, the last of one factor per row */
+    {TENSOR("a", "q3-2-min-s6", "2,3"), NULL, "expected 260"},
+    {TENSOR("a", "q8-1-min-s8", "1152921504606846975,2"), NULL, "expected -1"},
+    {TENSOR("a", "t2-7", "2"), NULL, "unknown dtype"},
+    {TENSOR("a", "t2-17", "2"), NULL, "unknown dtype"},
+    {TENSOR("a", "t4.5-12", "2"), NULL, "unknown dtype"},
+    {TENSOR("a", "t2-12", "2,3"), NULL, "expected 68"},
+    {TENSOR("a", "t2-12", "4611686018427387904,4"), NULL, "expected -1"},
+    {TENSOR("a", "f32", "3"), NULL, "8 bytes, expected 12"},
+    {TENSOR("a", "f32", "-2"), NULL, "bad shape"},
+    {TENSOR("a", "f32", "2,2,2,2,2,2,2,2,2"), NULL, "bad shape"},
+    {TENSOR("a", "f32", "4611686018427387904,4"), NULL, "expected -1"},
+    {"{\"kind\":\"tensor\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", NULL, "no name"},
+    {"{\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", NULL, "no kind"},
+    {"{\"kind\":\"tensor\",\"name\":\"a\",\"shape\":[2],\"bytes\":8}", NULL, "no dtype"},
+    {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2]}", NULL, "no bytes"},
+    {"{\"kind\":\"file\",\"name\":\"../../etc/passwd\",\"dtype\":\"u8\",\"shape\":[8],\"bytes\":8}", NULL,
+     "a file name"},
+    {CORE("a", "0,1", "2,2", "1,1,2,1"), NULL, "bad term or site"},
+    {CORE("a", "0,1", "0,2", "1,2"), NULL, "four axes"},
+    {TENSOR("a", "f32", "2"), TENSOR("a", "f32", "2"), "twice"},
+    {TENSOR("b", "f32", "2"), TENSOR("a", "f32", "2"), "against the order"},
+    {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,2", "2,1,1,1"), NULL},
+    {CORE("w", "0,2", "0,1", "1,1,2,1"), CORE("w", "1,2", "0,1", "1,2,1,1"), NULL},
+    {CORE("w", "0,1", "1,2", "2,1,1,1"), NULL, "that come before it are missing"},
+    {CORE("w", "0,1", "0,2", "1,1,1,2"), NULL, "not all there"},
+    {CORE("w", "0,2", "0,1", "1,2,1,1"), NULL, "not all there"},
+    {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("x", "0,1", "0,1", "1,2,1,1"), "not all there"},
+    {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,3", "2,1,1,1"), "not the core that follows"},
+    {CORE("w", "0,1", "0,3", "1,1,1,2"), CORE("w", "0,1", "2,3", "2,1,1,1"), "not the core that follows"},
+    {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,2", "1,1,2,1"), "doesn't join"},
+    {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,2", "2,1,1,1"), NULL},
+    {CORE("w", "0,1", "0,1", "2,1,1,1"), NULL, "first bond"},
+    {CORE("w", "0,1", "0,1", "1,1,1,2"), NULL, "last bond"},
+    {CORE("w", "0,2", "0,1", "1,2,1,1"), CORE("w", "1,3", "0,1", "1,2,1,1"), "another number of terms"},
+    {CORE("w", "0,1", "0,1", "1,0,2,1"), NULL, "bytes, expected 0"},
+    {TENSOR("w", "f32", "2"), CORE("w", "0,1", "0,1", "1,1,2,1"), "twice"},
+    {"{\"kind\":\"tensor\",\"name\":\"w\\u0000x\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", NULL, "no name"},
+    {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8,\"x\":"
+     "[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]}", NULL, NULL},
+};
 
 static void test_maps_with_good_checksums_are_not_believed(void)
 {
-    static const struct {
-        const char *first, *second;
-        const char *complaint;
-    } cases[] = {
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", NULL, NULL},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f33\",\"shape\":[2],\"bytes\":8}", NULL, "unknown dtype 'f33'"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"q7-32-min\",\"shape\":[2],\"bytes\":8}", NULL, "unknown dtype"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"q4-32-min-s7\",\"shape\":[2],\"bytes\":8}", NULL, "unknown dtype"},
-        /* two rows of two groups; five planes at 0, 64, ..., 256, the last of one factor per row */
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"q3-2-min-s6\",\"shape\":[2,3],\"bytes\":8}", NULL, "expected 260"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"q8-1-min-s8\",\"shape\":[1152921504606846975,2],\"bytes\":8}", NULL,
-         "expected -1"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[3],\"bytes\":8}", NULL, "8 bytes, expected 12"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[-2],\"bytes\":8}", NULL, "bad shape"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2,2,2,2,2,2,2,2,2],\"bytes\":8}", NULL, "bad shape"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[4611686018427387904,4],\"bytes\":8}", NULL, "expected -1"},
-        {"{\"kind\":\"tensor\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", NULL, "no name"},
-        {"{\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", NULL, "no kind"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"shape\":[2],\"bytes\":8}", NULL, "no dtype"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2]}", NULL, "no bytes"},
-        {"{\"kind\":\"file\",\"name\":\"../../etc/passwd\",\"dtype\":\"u8\",\"shape\":[8],\"bytes\":8}", NULL, "a file name"},
-        {"{\"kind\":\"core\",\"name\":\"a\",\"term\":[0,1],\"site\":[2,2],\"dtype\":\"f32\",\"shape\":[1,1,2,1],\"bytes\":8}", NULL,
-         "bad term or site"},
-        {"{\"kind\":\"core\",\"name\":\"a\",\"term\":[0,1],\"site\":[0,2],\"dtype\":\"f32\",\"shape\":[1,2],\"bytes\":8}", NULL,
-         "four axes"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}",
-         "{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", "twice"},
-        {"{\"kind\":\"tensor\",\"name\":\"b\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}",
-         "{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", "against the order"},
-        {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,2", "2,1,1,1"), NULL},
-        {CORE("w", "0,2", "0,1", "1,1,2,1"), CORE("w", "1,2", "0,1", "1,2,1,1"), NULL},
-        {CORE("w", "0,1", "1,2", "2,1,1,1"), NULL, "that come before it are missing"},
-        {CORE("w", "0,1", "0,2", "1,1,1,2"), NULL, "not all there"},
-        {CORE("w", "0,2", "0,1", "1,2,1,1"), NULL, "not all there"},
-        {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("x", "0,1", "0,1", "1,2,1,1"), "not all there"},
-        {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,3", "2,1,1,1"), "not the core that follows"},
-        {CORE("w", "0,1", "0,3", "1,1,1,2"), CORE("w", "0,1", "2,3", "2,1,1,1"), "not the core that follows"},
-        {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,2", "1,1,2,1"), "doesn't join"},
-        {CORE("w", "0,1", "0,2", "1,1,1,2"), CORE("w", "0,1", "1,2", "2,1,1,1"), NULL},
-        {CORE("w", "0,1", "0,1", "2,1,1,1"), NULL, "first bond"},
-        {CORE("w", "0,1", "0,1", "1,1,1,2"), NULL, "last bond"},
-        {CORE("w", "0,2", "0,1", "1,2,1,1"), CORE("w", "1,3", "0,1", "1,2,1,1"), "another number of terms"},
-        {CORE("w", "0,1", "0,1", "1,0,2,1"), NULL, "bytes, expected 0"},
-        {"{\"kind\":\"tensor\",\"name\":\"w\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}",
-         CORE("w", "0,1", "0,1", "1,1,2,1"), "twice"},
-        {"{\"kind\":\"tensor\",\"name\":\"w\\u0000x\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8}", NULL, "no name"},
-        {"{\"kind\":\"tensor\",\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[2],\"bytes\":8,\"x\":"
-         "[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]}", NULL, NULL},
-    };
+    for (size_t i = 0; i < sizeof map_cases / sizeof *map_cases; i++) {
+        int rc = read_maps((const char *const[]){map_cases[i].first, map_cases[i].second}, (int64_t[]){8, 8},
+                           map_cases[i].second ? 2 : 1);
 
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        int rc = read_maps((const char *const[]){cases[i].first, cases[i].second}, (int64_t[]){8, 8}, cases[i].second ? 2 : 1);
-
-        if (!cases[i].complaint) {
+        if (!map_cases[i].complaint) {
             if (rc)
                 fail_msg("case %zu: exit %d, '%s'", i, rc, message);
             continue;
         }
         assert_refused(rc, "map", i);
-        if (!strstr(message, cases[i].complaint))
-            fail_msg("case %zu: '%s' doesn't say '%s'", i, message, cases[i].complaint);
+        if (!strstr(message, map_cases[i].complaint))
+            fail_msg("case %zu: '%s' doesn't say '%s'", i, message, map_cases[i].complaint);
     }
 }
 

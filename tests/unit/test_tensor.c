@@ -40,7 +40,8 @@ static void test_tensor_conversions(void)
 {
     struct random random = random_named(1, "conversions");
     float values[1028], back[1028];
-    struct tensor half = tensor_new(DTYPE(F16), 2, (int64_t[]){4, 257}), brain = tensor_new(DTYPE(BF16), 2, (int64_t[]){4, 257});
+    struct tensor half = tensor_new(DTYPE(F16), 2, (int64_t[]){4, 257});
+    struct tensor brain = tensor_new(DTYPE(BF16), 2, (int64_t[]){4, 257});
 
     random_normal(random, 0, 1028, values);
     values[3] = 1e-7f;
@@ -257,8 +258,8 @@ static void test_scales_of_supers(void)
     }
 }
 
-/* What a group's numbers differ from the wished ones: f16 of scale and minimum shifts the ends of the range, and so does
- * rounding to integers, by about half a factor (once for the minimum, once for each step of the scale). */
+/* What a group's numbers differ from the wished ones: f16 of scale and minimum shifts the ends of the range, and so
+ * does rounding to integers, by about half a factor (once for the minimum, once for each step of the scale). */
 static double stored_slack(const struct tensor *tensor, const struct group_layout *l, int64_t row, int64_t group)
 {
     const uint16_t *scale = (const void *)(tensor->data + l->scale_factor);
@@ -338,8 +339,8 @@ static void test_rounding_bounds(void)
                 }
 }
 
-/* Integer scales cost little: the error over many super-blocks, against that with f16 scales. Without an offset the groups
- * of a super-block share the end of the range that has one code less: of 3 bits 3 steps instead of 4. */
+/* Integer scales cost little: the error over many super-blocks, against that with f16 scales. Without an offset the
+ * groups of a super-block share the end of the range that has one code less: of 3 bits 3 steps instead of 4. */
 static void test_rounding_with_integers(void)
 {
     enum { N = 128 * 96 };
@@ -400,7 +401,8 @@ static void test_special_groups(void)
     q4.zero = ZERO_MIN;
     q4.scale_bits = 0;
     for (int i = 0; i < 32; i++)
-        grid[i] = half_to_float(half_from_float(0.0123f)) * (float)((i * 7) % 16) + half_to_float(half_from_float(-0.09f));
+        grid[i] = half_to_float(half_from_float(0.0123f)) * (float)((i * 7) % 16)
+                  + half_to_float(half_from_float(-0.09f));
     assert_true(rounded_error(q4, grid, 32) == 0);
     /* so does the symmetric grid of Q4_0 */
     q4.zero = ZERO_NONE;

@@ -82,12 +82,8 @@ static double normal_quantile(double part)
     return low;
 }
 
-static const uint32_t factors[9][2] = {
-    [2] = {0x5567}, [3] = {0x9265, 0x26e7}, [4] = {0x5687}, [5] = {0xf98f, 0xa297},
-    [6] = {0x9b91}, [7] = {0x7213, 0x603d}, [8] = {0x9bbb},
-};
-
-/* Weight (row, column) as FORMAT says it, from nothing but the payload. */
+/* Weight (row, column) as FORMAT says it, from nothing but the payload and the table of factors, which a test in
+ * Python compares with FORMAT's. */
 static float weight_of(const struct tensor *tensor, int64_t rows, int64_t length, int64_t row, int64_t column)
 {
     struct dtype d = tensor->dtype;
@@ -113,7 +109,7 @@ static float weight_of(const struct tensor *tensor, int64_t rows, int64_t length
 
     for (int i = 0; i < d.state; i++)
         state |= bit_of(tensor->data + at, bits, inside / d.step * d.bits + i) << i;
-    state = state * factors[2 * d.bits / d.step][inside % d.step] % (1u << d.state) >> (d.state - 7);
+    state = state * trellis_factor(d, (int)(inside % d.step)) % (1u << d.state) >> (d.state - 7);
     quantile = 96 * normal_quantile((state + 0.5) / 128);
     memcpy(&half, tensor->data + scale_at + 2 * row, 2);
     return half_to_float(half) / 64 * (float)(2 * lrint((quantile - 1) / 2) + 1);

@@ -66,7 +66,7 @@ static double error_of(struct dtype dtype, const float *x, int count, const uint
 
 enum { SEQUENCES = 96 };
 
-/* Mean squared error on numbers of deviation 1, with the factor for the codes that makes it least. */
+/* Squared error on normal numbers, as a part of their squares, with the factor for the codes that makes it least. */
 static double normal_error(const char *name, double spread, bool tail)
 {
     struct bench b = bench_new(named(name), NULL);
@@ -90,11 +90,11 @@ static double normal_error(const char *name, double spread, bool tail)
     }
     free(x);
     bench_free(&b);
-    return (xx - xv * xv / vv) / (SEQUENCES * count);
+    return (xx - xv * xv / vv) / xx;
 }
 
-/* Free ends: not above what a table of normal numbers gives, by Viterbi's search in floats, by more than 5 %
- * (1 bit: the two levels of a step are always half of all levels apart).
+/* Free ends: what a table of 2^state normal numbers gives by Viterbi's search in floats, to 2 % (for half rates and 4
+ * bits: what our own gave on more, other numbers; at 3.5 and 4 bits the few large numbers of a sample weigh most).
  * Tail-biting: what free ends know for nothing, the state - bits of the start, is a part of the rate that costs as
  * much as such a part does, 2^(2 (state - bits) / 256) at most. */
 static void test_normal(void)
@@ -104,15 +104,15 @@ static void test_normal(void)
         double spread, error;
     } tests[] = {{"t1-12", .96, .268}, {"t2-8", 1.04, .087}, {"t2-10", 1.04, .076}, {"t2-12", 1.04, .071},
                  {"t2-14", 1.04, .067}, {"t3-8", 1.1, .026},  {"t3-10", 1.1, .021},  {"t3-12", 1.1, .019},
-                 {"t3-14", 1.1, .018},  {"t1.5-12", 1, .140}, {"t2.5-12", 1.08, .0385}, {"t3.5-12", 1.13, .0114},
-                 {"t4-12", 1.14, .0053}};
+                 {"t3-14", 1.1, .018},  {"t1.5-12", 1, .1327}, {"t2.5-12", 1.08, .035}, {"t3.5-12", 1.13, .0098},
+                 {"t4-12", 1.14, .0049}};
 
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
         double free_ends = normal_error(tests[i].name, tests[i].spread, false);
         double tail = normal_error(tests[i].name, tests[i].spread, true);
         struct dtype d = named(tests[i].name);
 
-        CHECK_AT_MOST(free_ends, tests[i].error * 1.05, tests[i].name);
+        CHECK_AT_MOST(free_ends, tests[i].error * 1.02, tests[i].name);
         CHECK_AT_MOST(tail, free_ends * pow(2, 2. * (d.state - d.bits) / TRELLIS_WEIGHTS), tests[i].name);
     }
 }
@@ -168,15 +168,15 @@ static double least_error(struct dtype dtype, const float *x, int count, int ste
 }
 
 /* Short sequences: the second search is exact for the bits that the first one chose (but for what integers round
- * off). The first one is a guess that is bad where a tile has hardly more bits than a state: there the bound is a
- * wide one. */
+ * off), also where the last step has one weight of two. The first one is a guess that is bad where a tile has hardly
+ * more bits than a state: there the bound is a wide one. */
 static void test_all_codes(void)
 {
     static const struct {
         const char *name;
         int count;
-    } tests[] = {{"t1-8", 14}, {"t1-8", 9}, {"t2-8", 7}, {"t2-9", 6}, {"t1.5-8", 10}, {"t3-8", 5}, {"t2.5-8", 6},
-                 {"t4-9", 4}};
+    } tests[] = {{"t1-8", 14}, {"t1-8", 9}, {"t2-8", 7}, {"t2-9", 6}, {"t1.5-8", 10}, {"t1.5-8", 9}, {"t3-8", 5},
+                 {"t2.5-8", 6}, {"t2.5-8", 5}, {"t4-9", 4}};
 
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
         struct bench b = bench_new(named(tests[i].name), NULL);
