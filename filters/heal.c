@@ -66,8 +66,8 @@ static const struct argp_option table[] = {
     {"warmup", KEY_WARMUP, "N", 0, "rise to it over N steps (default: 10)", 3},
     {"clip", KEY_CLIP, "NORM", 0, "cut the gradient down to this norm; 0: never (default: 1)", 3},
     {"weight-decay", KEY_DECAY, "D", 0, "of cores and matrices; norms and scales have none (default: 0)", 3},
-    {"skip", KEY_SKIP, NULL, 0, "leave out a step whose loss or gradient isn't finite, and say so, instead of stopping; "
-     "ten in a row stop it", 3},
+    {"skip", KEY_SKIP, NULL, 0, "leave out a step whose loss or gradient isn't finite, and say so, instead of "
+     "stopping; ten in a row stop it", 3},
     {"betas", KEY_BETAS, "B1,B2", 0, "decay of the gradient's and the square's averages (default: 0.9,0.95)", 3},
     {NULL, 0, NULL, 0, "The text:", 4},
     {"all", KEY_ALL, NULL, 0, "learn everything in conversations, not the answers only", 4},
@@ -79,7 +79,8 @@ static const struct argp_option table[] = {
      "one (default: that of -o with .work behind it; without -o none)", 5},
     {"checkpoint-every", KEY_CHECKPOINT, "N", 0, "write one every N steps, and keep two; 0: never (default: 100)", 5},
     {"log", KEY_LOG, "FILE", 0, "a line of JSON for each step (default: DIR/log)", 5},
-    {"eval-text", KEY_EVAL_TEXT, "FILE", 0, "measure the perplexity of FILE, in windows of the same size, at the end", 5},
+    {"eval-text", KEY_EVAL_TEXT, "FILE", 0, "measure the perplexity of FILE, in windows of the same size, at the "
+     "end", 5},
     {"eval-every", KEY_EVAL_EVERY, "N", 0, "and every N steps", 5},
     {NULL, 0, NULL, 0, "Of all:", 6},
     {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were; packed "
@@ -239,8 +240,8 @@ static const struct program program = {
     .purpose = "Train what was cut of a model, on a text, to be like the dense model again.",
     .details = "MODEL is a directory, a GGUF file or a stream; DATA are texts, or JSON lines with \"text\" or "
                "conversations (\"messages\", ShareGPT's \"conversations\", Alpaca's \"instruction\", \"input\", "
-               "\"output\"), '-' for standard input, cut into windows whose order --seed says; documents don't see each "
-               "other. A tensor stream of the model goes to standard output, with what was trained in place of what it "
+               "\"output\"), '-' for standard input, cut into windows whose order --seed says; documents don't see "
+               "each other. A tensor stream of the model goes to standard output, with what was trained in place of what it "
                "was; all else is as it came. The embedding, and a head that is the embedding, are never trained.",
     .example = "  mpo-decompose model --chi 8 -o cut.tns\n"
                "  echo 'Once upon a time, there was a girl named Lily.' > text\n"

@@ -31,7 +31,8 @@ static void block(uint32_t *hash, const unsigned char *bytes)
     for (int t = 16; t < 64; t++) {
         uint32_t a = w[t - 15], b = w[t - 2];
 
-        w[t] = w[t - 16] + (turned(a, 7) ^ turned(a, 18) ^ a >> 3) + w[t - 7] + (turned(b, 17) ^ turned(b, 19) ^ b >> 10);
+        w[t] = w[t - 16] + w[t - 7] + (turned(a, 7) ^ turned(a, 18) ^ a >> 3)
+               + (turned(b, 17) ^ turned(b, 19) ^ b >> 10);
     }
     memcpy(s, hash, sizeof s);
     for (int t = 0; t < 64; t++) {

@@ -256,13 +256,13 @@ static void fill_lines(const struct job *job, const struct part *part, int64_t r
                                  panels);
         else
             for (int64_t k = 0; k < depth; k += panel) {     /* a block of columns, turned */
+                int64_t tiles = divide_up(part->columns, TILE);
                 float block[BLOCK * PANEL_MOST];
-                int64_t count = divide_up(part->columns, TILE);
 
                 if (w->layout == LAYOUT_STRIPS)
-                    kernels->panel_strips(&w->strips, count, first + k, r / BLOCK, 1, block);
+                    kernels->panel_strips(&w->strips, tiles, first + k, r / BLOCK, 1, block);
                 else
-                    kernels->panel_tiles(&w->tiles, count, first + k, r / BLOCK, 1, block);
+                    kernels->panel_tiles(&w->tiles, tiles, first + k, r / BLOCK, 1, block);
                 kernels->panel_rows(DTYPE_F32, block + r % BLOCK * panel, panel, width, panel, panels + k * panel);
             }
     }
@@ -418,11 +418,8 @@ static struct part part_of(const struct product *product, int64_t first, int64_t
 
 void cpu_multiply(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n)
 {
-    for (int i = 0; i < count; i++) {
-        const struct cpu_matrix *w = (const struct cpu_matrix *)product[i].w;
-
-        cpu_set_strips(w, w->scale);
-    }
+    for (int i = 0; i < count; i++)
+        cpu_set_strips((const struct cpu_matrix *)product[i].w, ((const struct cpu_matrix *)product[i].w)->scale);
     cpu_multiply_placed(product, count, x, x_stride, n);
 }
 

@@ -52,8 +52,8 @@ int healing_plan(const struct healing *h)
     char *fits;
     int rc;
 
-    note("memory: %.1f MiB: weights %.1f, teacher %.1f, gradients and moments %.1f, results of blocks %.1f, logits %.1f",
-         mib(m.total), mib(m.weights), mib(m.teacher), mib(m.trained), mib(m.blocks), mib(m.logits));
+    note("memory: %.1f MiB: weights %.1f, teacher %.1f, gradients and moments %.1f, results of blocks %.1f, "
+         "logits %.1f", mib(m.total), mib(m.weights), mib(m.teacher), mib(m.trained), mib(m.blocks), mib(m.logits));
     if ((double)m.total <= limit)
         return EX_OK;
     fits = smaller(h, limit);
@@ -143,7 +143,8 @@ static int open_log(struct healing *h, int64_t bytes)
     h->log_fd = open(h->log_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (h->log_fd < 0 || fstat(h->log_fd, &about))
         return fail(EX_CANTCREAT, "cannot open '%s':", h->log_path);
-    if (S_ISREG(about.st_mode) && (ftruncate(h->log_fd, least(bytes, about.st_size)) || lseek(h->log_fd, 0, SEEK_END) < 0))
+    if (S_ISREG(about.st_mode)
+        && (ftruncate(h->log_fd, least(bytes, about.st_size)) || lseek(h->log_fd, 0, SEEK_END) < 0))
         return fail(EX_IOERR, "cannot shorten '%s':", h->log_path);
     return EX_OK;
 }
@@ -266,7 +267,8 @@ static double evaluate(struct healing *h)
         trainer_measure(h->trainer, &batch, &cross, &counted);
         training_batch_free(&batch);
     }
-    note("step %lld: perplexity %.3f of %lld tokens", (long long)step, exp(cross / (double)counted), (long long)counted);
+    note("step %lld: perplexity %.3f of %lld tokens", (long long)step, exp(cross / (double)counted),
+         (long long)counted);
     return exp(cross / (double)counted);
 }
 

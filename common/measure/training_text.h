@@ -1,7 +1,7 @@
 /* training_text.h - what a model is trained on: documents of one or more files as tokens, in windows.
  *
- * A file is a text, one document, or, where it begins with '{', JSON lines: documents with "text", or conversations (see
- * conversation_of_line()), written out in the model's chat template. Documents stand one behind the other and are cut
+ * A file is a text, one document, or, where it begins with '{', JSON lines: documents with "text", or conversations
+ * (see conversation_of_line()), written out in the model's chat template. Documents stand one behind the other and are cut
  * into windows of context tokens, the last one shorter. Of a window each piece of a document is a sequence of its own,
  * so that nothing attends across documents. Of conversations only what predicts answers (and the token that ends them)
  * counts. Documents with "text" end with the model's end-of-text token, files that are one text as they do. */
@@ -32,8 +32,8 @@ struct training_text {
 };
 
 /* Reads and tokenizes count files ("-": standard input). EX_NOINPUT, EX_USAGE (a template or a date, and no
- * conversation), EX_DATAERR (no tokens, none that counts, a line that is none of these), EX_UNAVAILABLE (a chat template
- * that isn't known, a file of the project's evaluations), EX_IOERR after a message. {0} may be closed, too. */
+ * conversation), EX_DATAERR (no tokens, none that counts, a line that is none of these), EX_UNAVAILABLE (a chat
+ * template that isn't known, a file of the project's evaluations), EX_IOERR after a message. {0} may be closed, too. */
 int training_text_open(struct training_text *text, const char *const *paths, int count, const struct loader *loader,
                        const struct training_text_options *options);
 

@@ -39,17 +39,17 @@ void scales_get_units(const struct tensor *tensor, int64_t first, int64_t rows, 
 void scales_get(const struct tensor *tensor, float *scale, float *minimum);
 
 /* Replaces the scales, and minima where the format has them, of a whole packed tensor by these [rows, groups],
- * rounded; codes and zero points stay. False where one isn't finite or overflows what is stored: then some
- * rows may have changed. */
+ * rounded; codes and zero points stay. False where one isn't finite or overflows what is stored: then some rows may
+ * have changed. */
 bool scales_replace(struct tensor *tensor, const float *scale, const float *minimum);
 
-/* The same as scales_round() for minima [groups] of a ZERO_MIN format: fills row->zero and row->minimum_factor. scale [groups], the
- * wished scales (0 or more), serves to choose the sign.
+/* The same as scales_round() for minima [groups] of a ZERO_MIN format: fills row->zero and row->minimum_factor. scale
+ * [groups], the wished scales (0 or more), serves to choose the sign.
  *
  * With scale_bits all minima of a super-block have one sign, and those of the other sign are stored as 0: a positive
- * minimum that becomes 0 costs resolution (the group's range has to start at 0: take the range from the stored minimum,
- * not from the wished one), a negative one that becomes 0 costs the values below 0. The sign whose estimate of both is
- * lower is taken. */
+ * minimum that becomes 0 costs resolution (the group's range has to start at 0: take the range from the stored
+ * minimum, not from the wished one), a negative one that becomes 0 costs the values below 0. The sign whose estimate
+ * of both is lower is taken. */
 bool minima_round(struct dtype dtype, int64_t groups, const float *minimum, const float *scale, const float *weight,
                   struct group_row *row, float *stored);
 

@@ -77,7 +77,7 @@ static int64_t plan(const struct trainer *t, struct way *way)
     const struct config *c = &network->config;
     int64_t row = floats_line(way->n * c->d_model), blocks;
 
-    way->kept = 0;
+    way->kept = 1;
     for (int64_t layer = 0; layer < c->n_layer; layer++)
         way->kept = most(way->kept, floats_line(block_kept(c, &network->block[layer], way->n)));
     blocks = least(t->training.memory / (int64_t)sizeof(float) / way->kept, c->n_layer);

@@ -75,13 +75,14 @@ void trainer_close(struct trainer *trainer);
 /* Adds the gradients of a micro-batch. Token ids are below the vocabulary's size, lengths at most max_position. */
 void trainer_add(struct trainer *trainer, const struct micro_batch *batch);
 
-/* Changes what is trained by the gradients added since the last step. EX_DATAERR after a message, with nothing changed,
- * where no token counted, or loss or gradient isn't finite; with training.skip only where that has been so TRAINER_SKIPS
- * times in a row. */
+/* Changes what is trained by the gradients added since the last step. EX_DATAERR after a message, with nothing
+ * changed, where no token counted, or loss or gradient isn't finite; with training.skip only where that has been so
+ * TRAINER_SKIPS times in a row. */
 enum { TRAINER_SKIPS = 10 };
 int trainer_step(struct trainer *trainer, struct stepped *stepped);
 
-/* What the student gives a batch as it is: adds the cross entropies of next tokens that count, in nats, and how many. */
+/* What the student gives a batch as it is: adds the cross entropies of next tokens that count, in nats, and their
+ * number. */
 void trainer_measure(struct trainer *trainer, const struct micro_batch *batch, double *cross, int64_t *counted);
 
 /* Bytes that a training takes at once, with micro-batches of so many rows, several of them to a step. */

@@ -103,17 +103,12 @@ qwen3='6.922521 6.554354 6.003267 5.585971 5.295406 5.051780 4.820242 4.693741 4
     [ ! -e out.tns ]
 }
 
-# What a file with one line or more has in a member of the last.
-member() {
-    "$PYTHON" -c 'import json, sys; print(json.loads(open(sys.argv[1]).readlines()[int(sys.argv[3])])[sys.argv[2]])' "$1" "$2" "${3:--1}"
-}
-
 small() {
     heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 "$@"
 }
 
 @test "killed at any moment, it goes on to the same bytes" {
-    local args=("$made/text" --teacher "$made/dense" --batch 2 --accumulate 2 --context 7 --steps 30 --checkpoint-every 2)
+    local args=("$made/text" --teacher "$made/dense" --batch 2 --accumulate 2 --context 7 --steps 80 --checkpoint-every 2)
 
     heal -q "$made/cut.tns" "${args[@]}" --work whole.work -o whole.tns
     RANDOM=7
@@ -121,7 +116,7 @@ small() {
     for _ in {1..60}; do
         heal "$made/cut.tns" "${args[@]}" --work work -o out.tns 2>said 3>&- &
         pid=$!
-        sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
+        sleep "0.$((RANDOM % 3))$((RANDOM % 10))"
         kill -KILL $pid 2>kill.said || true
         if wait $pid 2>wait.said; then
             finished=yes
@@ -134,7 +129,8 @@ small() {
     [ "$finished" ] || heal -q "$made/cut.tns" "${args[@]}" --work work -o out.tns
     echo "# killed $killed times" >&3
     cmp whole.tns out.tns
-    [ "$(wc -l <work/log)" -eq 30 ]
+    [ "$killed" -gt 1 ]
+    [ "$(wc -l <work/log)" -eq 80 ]
     [ "$(log_losses work/log)" = "$(log_losses whole.work/log)" ]
     [ -z "$(find work whole.work -name 'checkpoint-*')" ]
 }
@@ -150,25 +146,21 @@ small() {
     cmp whole.tns out.tns
 }
 
+# The limit of a file's size stands for the disk's.
 @test "a full disk leaves the old checkpoint" {
-    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 2 --checkpoint-every 2 --work work -o nowhere/out.tns &&
-        false
+    small --steps 4 --checkpoint-every 2 -o whole.tns
+    small --steps 4 --checkpoint-every 2 --work work -o nowhere/out.tns && false
+    rm work/checkpoint-00000004
     cp work/checkpoint-00000002 old
-    size=$(($(stat -c %s old) / 1024 / 2))
-    # The file size limit stands for the disk's; the same training, so the same number of steps.
-    mkdir other
-    mv work/checkpoint-00000002 other/checkpoint-00000002
-    run bash -c "trap '' XFSZ; ulimit -f $size; exec heal -q '$made/cut.tns' '$made/text' --batch 1 --context 16 --steps 2 \
-        --checkpoint-every 1 --work other -o nowhere/out.tns"
-    [ "$status" -eq 73 ]                             # nothing left to do but to write: the state of step 2 is whole
-    rm other/*
-    mv old other/checkpoint-00000002
-    run bash -c "trap '' XFSZ; ulimit -f $size; exec heal -q '$made/cut.tns' '$made/text' --batch 1 --context 16 --steps 4 \
-        --checkpoint-every 2 --work work -o out.tns"
+    run bash -c "trap '' XFSZ; ulimit -f $(($(stat -c %s old) / 2048)); exec heal -q '$made/cut.tns' '$made/text' --batch 1 \\
+        --context 16 --steps 4 --checkpoint-every 2 --work work -o out.tns"
     [ "$status" -eq 74 ]
     [[ $output == *"cannot write"*"File too large"* ]]
-    [ -z "$(find work -name '*checkpoint*')" ]
+    cmp old work/checkpoint-00000002
+    [ "$(find work -name '*checkpoint*' | wc -l)" -eq 1 ]
     [ ! -e out.tns ]
+    small --steps 4 --checkpoint-every 2 --work work -o out.tns
+    cmp whole.tns out.tns
 }
 
 @test "a checkpoint of other options is refused" {
@@ -181,15 +173,14 @@ small() {
 @test "tokens, epochs, a perplexity on the way" {
     small --tokens 65 -o out.tns
     [ "$(wc -l <out.tns.work/log)" -eq 5 ]
-    small --epochs 2 --eval-text "$made/text" --eval-every 4 -o out.tns      # 40 tokens: three windows
+    small --epochs 2 --eval-text "$made/text" --eval-every 4 -o out.tns      # 44 tokens: three windows
     [ "$(wc -l <out.tns.work/log)" -eq 6 ]
     [ "$(grep -c perplexity out.tns.work/log)" -eq 2 ]
-    evaluate perplexity out.tns "$made/text" --context 16 >report.json
-    heal -q out.tns "$made/text" --batch 2 --context 16 --steps 1 --lr 0 --eval-text "$made/text" --log log -o same.tns
+    evaluate perplexity out.tns "$made/text" --context 22 >report.json       # two windows
+    heal -q out.tns "$made/text" --batch 1 --context 22 --steps 1 --lr 0 --eval-text "$made/text" --log log -o same.tns
     "$PYTHON" -c 'import json
-ours = json.loads(open("log").readlines()[-1])["perplexity"]
-import math
-assert 1 < ours < 1000, ours' 
+ours, theirs = (json.loads(text)["perplexity"] for text in (open("log").read(), open("report.json").read()))
+assert abs(ours / theirs - 1) < 1e-4, (ours, theirs)'
     refuses 64 'one of them says how long' small --tokens 5 --steps 3
     refuses 64 'needs --eval-text' small --eval-every 2
 }
@@ -208,6 +199,64 @@ assert 1 < ours < 1000, ours'
     run bash -c "ulimit -v 3000000; exec heal '$made/cut.tns' '$made/text' --steps 1 --batch 100000 --context 16 -o out.tns"
     [ "$status" -eq 71 ]
     [[ $output == *'MiB of memory would be needed, there are '*'--batch '*' --memory 0 takes '* ]]
+}
+
+# Loss and counted tokens of the first step.
+first() {
+    heal -q "$made/cut.tns" "$@" --steps 1 --loss ce --log log -o out.tns
+    "$PYTHON" -c 'import json
+line = json.loads(open("log").readline())
+print(line["loss"], line["counted_tokens"])'
+}
+
+count() {
+    printf %s "$1" | tokenize --plain --count "$made/dense"
+}
+
+@test "conversations of three forms are the same, and only answers count" {
+    echo '{"instruction": "Who is it?", "input": "", "output": "It was Lily."}' >alpaca
+    echo '{"conversations": [{"from": "human", "value": "Who is it?"}, {"from": "gpt", "value": "It was Lily."}]}' >sharegpt
+    echo '{"messages": [{"role": "user", "content": "Who is it?"}, {"role": "assistant", "content": "It was Lily."}]}' >messages
+    options=(--batch 1 --context 128 --template chatml)
+    first alpaca "${options[@]}" >expected
+    for form in sharegpt messages; do
+        first "$form" "${options[@]}" | diff expected -
+    done
+    question=$'<|im_start|>user\nWho is it?<|im_end|>\n<|im_start|>assistant\n' answer=$'It was Lily.<|im_end|>\n'
+    tensor-info out.tns | grep '"counted":"answers"'
+    all=$(count "$question$answer")
+    [ "$(cut -d' ' -f2 expected)" -eq "$((all - $(count "$question")))" ]
+    first alpaca "${options[@]}" --all >whole
+    [ "$(cut -d' ' -f2 whole)" -eq "$((all - 1))" ]
+    echo '{"messages": [{"role": "user", "content": "Who is it?"}]}' >asked
+    refuses 65 'no answer' heal -q "$made/cut.tns" asked "${options[@]}" --steps 1
+    refuses 64 'no conversations' heal -q "$made/cut.tns" "$made/text" "${options[@]}" --steps 1
+}
+
+@test "documents in one window don't see each other" {
+    echo '{"text": "Once upon a time, there was a cat."}' >one
+    echo '{"text": "Lily had a big red ball. She was happy."}' >two
+    cat one two >both
+    first one --batch 1 --context 64 >first.one
+    first two --batch 1 --context 64 >first.two
+    first both --batch 1 --context 64 >first.both
+    first one two --batch 1 --context 64 | diff first.both -
+    cat first.* | "$PYTHON" -c 'import sys
+(both, n), (one, k), (two, m) = (map(float, line.split()) for line in sys.stdin)
+assert n == k + m and abs(both - (one * k + two * m) / n) < 1e-5 * both, (both, one, two)'
+}
+
+@test "the order of windows is that of the seed, and another one in each pass" {
+    for seed in 1 2 1; do
+        heal -q "$made/cut.tns" "$made/text" --batch 1 --context 4 --epochs 2 --lr 0 --seed $seed --log log -o out.tns
+        log_losses log >"losses.$seed"
+        [ ! -e again ] || diff again losses.1
+        [ "$seed" = 2 ] || cp losses.1 again
+    done
+    "$PYTHON" -c 'one, two = (open("losses." + seed).read().split() for seed in "12")
+half = len(one) // 2
+assert half == 11 and sorted(one) == sorted(two) and one != two
+assert sorted(one[:half]) == sorted(one[half:]) and one[:half] != one[half:]'
 }
 
 @test "nothing is trained on what models are measured with" {

@@ -4,8 +4,8 @@
 
 enum { N = 9, SAMPLES = 23 };
 
-/* Of an operator: sum of dy * (T_out' W T x), as the sum of g * W with g = (T_out dy)' (T x) [out, in], W the sum of the
- * terms. */
+/* Of an operator: sum of dy * (T_out' W T x), as the sum of g * W with g = (T_out dy)' (T x) [out, in], W the sum of
+ * the terms. */
 struct objective {
     const struct operator *op;
     double *g;
