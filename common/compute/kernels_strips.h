@@ -86,7 +86,7 @@ INLINE vi strip_codes(const int spare, const struct strips *w, const unsigned ch
 
     return strip_levels(w, (vi)(even >> (8 + spare) | (odd >> spare & 0xff00)));
 #else
-    vi codes;
+    vi codes = {0};
 
     for (int r = 0; r < LANES; r++) {
         uint32_t line = 0;

@@ -54,6 +54,7 @@ static struct placed *random_matrix(const char *name, const struct shape *shape,
         fill_packed(&tensor);
     else
         random_normal(random_named(1, "bench"), 0, shape->rows * shape->columns, (float *)(void *)tensor.data);
+    // cppcheck-suppress returnDanglingLifetime ; the tensor moves into what is placed
     return device_cpu.place(&tensor, activations);
 }
 
