@@ -11,7 +11,7 @@ DEMO_TEXT := pipelines/data/shakespeare.txt
 demo_first := $R/data/shakespeare-first.txt
 demo_rest := $R/data/shakespeare-rest.txt
 # What the third row is chosen from, and how much text it looks at: little, to be quick.
-demo_look := SENSITIVITY= SEQUENCES=16 CALIBRATION_CONTEXT=1024 CUT_CURVES= TRELLIS_CURVES= PACK_CURVES='--bits 2,3,4 --group 64 --scale-bits 6 --rotate'
+demo_look := SENSITIVITY= SEQUENCES=16 CALIBRATION_CONTEXT=1024 CUT_CURVES= PACK_CURVES= TRELLIS_CURVES='--rate 2,2.5,3 --rotate=full'
 
 $(demo_first): $(DEMO_TEXT)
 	@mkdir -p $(@D); head -n 800 $< > $@.part && mv $@.part $@
