@@ -11,7 +11,7 @@ DEMO_TEXT := pipelines/data/shakespeare.txt
 demo_first := $R/data/shakespeare-first.txt
 demo_rest := $R/data/shakespeare-rest.txt
 # What the third row is chosen from, and how much text it looks at: little, to be quick.
-demo_look := SENSITIVITY= SEQUENCES=16 CALIBRATION_CONTEXT=1024 CUT_CURVES= PACK_CURVES= TRELLIS_CURVES='--rate 2,2.5,3 --rotate=full'
+demo_look := SENSITIVITY= SEQUENCES=16 CALIBRATION_CONTEXT=$$context CUT_CURVES= PACK_CURVES= TRELLIS_CURVES='--rate 2,2.5,3 --rotate=full'
 
 $(demo_first): $(DEMO_TEXT)
 	@mkdir -p $(@D); head -n 800 $< > $@.part && mv $@.part $@
@@ -23,11 +23,11 @@ TARGETS += demo
 demo:
 	@CC='$(CC)' pipelines/needs install build demo
 	@$(MAKE) --no-print-directory $(demo_jobs) build
-	@model=smollm2 steps='$(DEMO)' text=; \
+	@model=smollm2 steps='$(DEMO)' context=1024 text=; \
 	if ! $(MAKE) --no-print-directory fetch-smollm2; then \
 	    $(if $(SMOLLM2),exit 1,:); \
 	    echo 'demo: SmolLM2 cannot be fetched here; this is the embedded stories260K instead, a toy of 260,000 parameters'; \
-	    model=stories steps='$(DEMO_STORIES)'; \
+	    model=stories steps='$(DEMO_STORIES)' context=512; \
 	fi; \
 	$(if $(TEXT),,if ! $(MAKE) --no-print-directory fetch-data TASKS= >/dev/null; then \
 	    echo 'demo: WikiText-2 cannot be fetched here; perplexity and KL are on the end of $(DEMO_TEXT) (Tiny Shakespeare)'; \
