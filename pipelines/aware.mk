@@ -92,7 +92,7 @@ $R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $$(c
 	$(call say,CURVES,$@)$(if $(filter rest,$(layer)),$(call RUN,$(rest_curves)),$(if $(curve_moments),$(call \
 	    RUN,$(layer_curves)),$(call RUN,$(call block,curves,$(curve_programs)),--all)))
 
-# Sensitivities: one matrix rounded at a time, so they cost as many passes over a short text as there are matrices. A killed one
+# Sensitivities: one matrix compressed at a time, so they cost as many passes over a short text as there are matrices. A killed one
 # goes on where it was, since `evaluate sensitivity` adds to what there is.
 sensitivity_kinds := packed cut
 sensitivity_to.packed := --bits 2

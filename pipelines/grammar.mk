@@ -80,8 +80,8 @@ unit = $(firstword $(foreach u,bpw MB KB,$(if $(filter %$u,$1),$u)))
 decimal = $(and $(filter .,$(call kind,$1)),$(filter-out .%,$1),$(word 2,$(subst ., ,$1)))
 rate = $(filter $(numbers.tN),$(patsubst t%,%,$(filter t%,$1)))
 number = $(or $(call rate,$1),$(if $(call unit,$1),$(1:%$(call unit,$1)=%),$(1:$(call kind,$1)%=%)))
-entry = $(if $(call rate,$1),tN,$(if $(call unit,$1),$(if $(call decimal,$(call number,$1)),N.N$(call unit,$1)),$(filter $(call kind,$1)$(if $(call \
-        number,$1),N),$(if $(filter $(call kind,$1)$(call number,$1),$1),$(STEPS)))))
+entry = $(if $(call rate,$1),tN,$(if $(call unit,$1),$(if $(call decimal,$(call number,$1)),N.N$(call unit,$1)),$(filter \
+        $(call kind,$1)$(if $(call number,$1),N),$(if $(filter $(call kind,$1)$(call number,$1),$1),$(STEPS)))))
 step = $(if $(call entry,$1),$(call number_checked,$1)$(call step.$(call entry,$1),$(call number,$1)),$(if $(filter $1,$(PLANS)),\
        $(call plan_step,$1),$(error unknown step '$1'; the steps are: $(sort $(STEPS) $(PLANS)))))
 number_checked = $(if $(filter 0%,$(call number,$1)),$(error step '$1': numbers begin at 1 and have no zeros in front))$(if \

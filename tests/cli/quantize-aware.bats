@@ -1,14 +1,11 @@
 #!/usr/bin/env bats
 # quantize with moments, turns, residuals and plans; its curves.
 
+load shared
+
 setup_file() {
     cd "$BATS_FILE_TMPDIR" || exit 1
-    ln -s "$BATS_TEST_DIRNAME/../../pipelines/models/stories260K" model
-    for seed in 1 2 3 4 5 6 7 8; do
-        generate model -q -p 'Once upon a time' --temperature 1 --seed $seed || exit 1
-        echo
-    done >text
-    calibrate -q model text --context 256 --sequences 8 -o moments || exit 1
+    model_with_moments
     quantize -q --bits 2 --group 32 --moments moments model -o q2.tns
     calibrate -q q2.tns text --reference model --context 256 --sequences 8 -o seq.moments
 }

@@ -5,12 +5,7 @@ load shared
 
 setup_file() {
     cd "$BATS_FILE_TMPDIR" || exit 1
-    ln -s "$BATS_TEST_DIRNAME/../../pipelines/models/stories260K" model
-    for seed in 1 2 3 4 5 6 7 8; do
-        generate model -q -p 'Once upon a time' --temperature 1 --seed $seed || exit 1
-        echo
-    done >text
-    calibrate -q model text --context 256 --sequences 8 -o moments || exit 1
+    model_with_moments
     extract-layer model | quantize -q --code trellis --rate 3 --rotate=full --seed 1 --moments moments -o t3.tns || exit 1
     quantize -q --code trellis --rate 1.5 --moments moments model -o coarse.tns || exit 1
     quantize -q --code trellis --rate 2 model -o t2.tns || exit 1

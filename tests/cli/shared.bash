@@ -20,3 +20,13 @@ refuses() {
     grep -qF -- "$text" err
     [ ! -s out ]
 }
+
+# In this directory: `model`, the tiny one; `text` of its own; `moments` of what its layers see over that.
+model_with_moments() {
+    ln -s "$TOP/pipelines/models/stories260K" model
+    for seed in 1 2 3 4 5 6 7 8; do
+        generate model -q -p 'Once upon a time' --temperature 1 --seed $seed || exit 1
+        echo
+    done >text
+    calibrate -q model text --context 256 --sequences 8 -o moments || exit 1
+}

@@ -13,6 +13,16 @@
 
 enum { PAD = 3 };
 
+static void random_bytes(unsigned char *to, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 16) {
+        uint32_t word[4];
+
+        random_block(random_named(2, "codes"), (uint64_t)i, word);
+        memcpy(to + i, word, (size_t)(bytes - i < 16 ? bytes - i : 16));
+    }
+}
+
 /* Any codes, scales near 0.1, minima near 0.1; any integers, of either sign with their factors. */
 static struct tensor random_packed(struct dtype dtype, int rank, const int64_t *shape)
 {
@@ -21,12 +31,7 @@ static struct tensor random_packed(struct dtype dtype, int rank, const int64_t *
     float *noise;
 
     group_layout(dtype, rank, shape, &layout);
-    for (int64_t i = 0; i < tensor.bytes; i += 16) {
-        uint32_t word[4];
-
-        random_block(random_named(2, "codes"), (uint64_t)i, word);
-        memcpy(tensor.data + i, word, (size_t)(tensor.bytes - i < 16 ? tensor.bytes - i : 16));
-    }
+    random_bytes(tensor.data, tensor.bytes);
     noise = normal("scales", 2 * layout.rows * layout.groups);
     for (int64_t i = 0; i < layout.rows * layout.supers; i++) {
         ((uint16_t *)(void *)(tensor.data + layout.scale_factor))[i] = half_from_float(0.002f * noise[2 * i]);
@@ -49,12 +54,7 @@ static struct tensor random_trellis(struct dtype dtype, int rank, const int64_t 
     float *noise;
 
     trellis_layout(dtype, rank, shape, &layout);
-    for (int64_t i = 0; i < layout.codes; i += 16) {
-        uint32_t word[4];
-
-        random_block(random_named(2, "codes"), (uint64_t)i, word);
-        memcpy(tensor.data + i, word, (size_t)(layout.codes - i < 16 ? layout.codes - i : 16));
-    }
+    random_bytes(tensor.data, layout.codes);
     noise = normal("scales", layout.rows);
     for (int64_t i = 0; i < layout.rows; i++)
         ((uint16_t *)(void *)(tensor.data + layout.scale))[i] = half_from_float(0.1f + 0.03f * noise[i]);
