@@ -1,0 +1,39 @@
+/* healing_options.h - what `heal` is told on its command line. */
+#ifndef MEASURE_HEALING_OPTIONS_H
+#define MEASURE_HEALING_OPTIONS_H
+
+#include "base/json.h"
+#include "train/trainer.h"
+
+#include <argp.h>
+
+enum { HEAL_CONTEXT = 256 };     /* tokens of a window, where the model takes so many */
+
+struct heal_options {
+    const char *model, *teacher, *log, *work, *eval_text, *template, *date;
+    const char **data;           /* [count] */
+    int count;
+    struct training training;
+    int64_t tokens, checkpoint_every, eval_every;        /* tokens: 0: not given */
+    double epochs;               /* 0: not given */
+    bool all;
+    unsigned classes;
+    int64_t batch, accumulate;
+    int64_t context;             /* 0: HEAL_CONTEXT, or what the model takes */
+    int dtype;                   /* in dtype_float_names; -1: as it is stored */
+
+    /* Private. */
+    int lengths;                 /* options given that say how long */
+    bool loss_given, mix_given;
+};
+
+extern struct heal_options heal_options;         /* as parsed; data is the program's to free */
+
+/* For struct program: the options, NULL-terminated, and what takes them. */
+extern const struct argp_option heal_table[];
+error_t heal_parse(int key, char *value, struct argp_state *state);
+
+/* All that the result depends on, for the history and for states, put into about. */
+void heal_describe(struct json *about);
+
+#endif
