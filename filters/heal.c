@@ -149,7 +149,8 @@ static void set_healing(struct job *job)
     job->healing = (struct healing){.lock = -1, .log_fd = -1, .trainer = &job->trainer, .text = &job->text,
                                     .batch = heal_options.batch,
                                     .accumulate = heal_options.accumulate, .about = job->about, .work = job->work,
-                                    .log = heal_options.log, .checkpoint_every = heal_options.checkpoint_every,
+                                    .log = heal_options.log, .products = heal_options.products,
+                                    .checkpoint_every = heal_options.checkpoint_every,
                                     .evaluation = heal_options.eval_text ? &job->evaluation : NULL,
                                     .evaluate_every = heal_options.eval_every};
 }

@@ -21,6 +21,11 @@
 enum activations { ACTIVATIONS_F32, ACTIVATIONS_INT8 };
 enum { ACTIVATION_GROUP = 32 };
 
+/* What products of many rows do to their two factors first: nothing, or both are rounded to bf16, to nearest even, and
+ * the products summed in f32. */
+enum products { PRODUCTS_F32, PRODUCTS_BF16 };
+extern const char *const product_names[];        /* "f32", "bf16"; NULL-terminated */
+
 /* A matrix W [rows, columns] on a device, in the device's own layout; devices put what they need behind these. */
 struct placed {
     int64_t rows, columns;
@@ -115,6 +120,10 @@ struct device {
      * dense, packed and low-rank chains), of any real dtype. The tensor moves in and is emptied. */
     struct placed *(*place)(struct tensor *matrix, enum activations activations);
     void (*displace)(struct placed *w);                  /* NULL is allowed */
+
+    /* From now on multiply(), gemm() and their backward passes may round so, where there are rows enough for it to be
+     * faster; PRODUCTS_F32 at first. False, with nothing changed, where this machine can't. */
+    bool (*products)(enum products products);
 
     /* count products of x [n, columns]; all w have the same columns. Reads each w once, whatever n is. */
     void (*multiply)(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n);

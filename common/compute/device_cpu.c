@@ -222,7 +222,7 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
 const struct device device_cpu = {
     .name = "cpu", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
     .clear = clear,
-    .place = cpu_place, .displace = cpu_displace, .multiply = cpu_multiply, .gather = cpu_gather, .gemm = cpu_gemm,
+    .place = cpu_place, .displace = cpu_displace, .products = cpu_products, .multiply = cpu_multiply, .gather = cpu_gather, .gemm = cpu_gemm,
     .permute = cpu_permute, .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = cpu_attend,
     .silu_multiply = silu_multiply, .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale,
     .log_sum_exp = log_sum_exp, .divergence = divergence, .place_trained = cpu_place_trained, .numbers = cpu_numbers,

@@ -52,6 +52,7 @@ void cpu_gather_strip(const struct strips *w, int64_t row, int64_t columns, floa
 void cpu_displace(struct placed *placed);
 void cpu_gather(const struct placed *w, const int32_t *index, int64_t n, float *y, int64_t stride);
 
+bool cpu_products(enum products wanted);
 void cpu_multiply(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n);
 /* The same with scales as cpu_set_strips() set them last. */
 void cpu_multiply_placed(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n);

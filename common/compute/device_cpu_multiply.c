@@ -5,7 +5,8 @@
  * rounded     packed W, x in 8 bits: sums of whole numbers, for any number of rows of x (few with trellis codes)
  * by tiles    packed W, x in f32, few rows of x
  *
- * A row's sums never cross items, so their order depends on the shapes alone. */
+ * By panels also with both factors rounded to bf16, see cpu_products(). A row's sums never cross items, so their order
+ * depends on the shapes alone. */
 #include "base/memory.h"
 #include "base/number.h"
 #include "base/parallel.h"
@@ -54,11 +55,22 @@ struct part {
 
 struct job {
     const struct kernels *kernels;
+    const struct pair_kernels *pairs;            /* by panels: of bf16; NULL: of f32 */
     struct forms forms;
     struct part *parts;
     int count;
     float *panels;               /* [threads][PANEL_ROWS * PANEL_DEPTH] */
 };
+
+static enum products products;
+
+bool cpu_products(enum products wanted)
+{
+    if (wanted == PRODUCTS_BF16 && !kernels_pairs(cpu_kernels()))
+        return false;
+    products = wanted;
+    return true;
+}
 
 /* ---- x ---- */
 
@@ -75,6 +87,8 @@ static void pack_group(const struct job *job, const float *x, int64_t stride, fl
     for (int64_t k = 0; f->turned && k < f->columns; k++)
         for (int i = 0; i < m; i++)
             packed[k * m + i] = factor * x[k * stride + first + i];
+    if (job->pairs && x == f->x)
+        job->pairs->make(packed, m, f->columns);
 }
 
 static void round_back(struct forms *f, int64_t i)
@@ -272,6 +286,10 @@ static void do_panels(const struct job *job, const struct part *part, int64_t ro
                       int64_t tokens, int thread)
 {
     const struct kernels *kernels = job->kernels;
+    const struct pair_kernels *pairs = part->rounded ? NULL : job->pairs;
+    void (*gemm)(int, int, int64_t, const float *, const float *, int64_t, float, float *, int64_t)
+        = pairs ? pairs->gemm : kernels->gemm;
+    int lines = pairs ? 2 : 1;   /* of numbers in a line of x and of panels; PANEL_DEPTH is even */
     const float *x = part->rounded ? job->forms.packed_back : job->forms.packed;
     float *panels = job->panels + (int64_t)thread * PANEL_ROWS * PANEL_DEPTH;
     int64_t depths = divide_up(part->columns, PANEL_DEPTH);
@@ -284,13 +302,15 @@ static void do_panels(const struct job *job, const struct part *part, int64_t ro
             fill_lines(job, part, row, rows, first, k, panels);
         else
             fill_panels(job, part, row, rows, first, k, panels);
+        for (int64_t r = 0; pairs && r < rows; r += kernels->panel)
+            pairs->make(panels + r * PANEL_DEPTH, kernels->panel, k);
         for (int64_t t = token; t < token + tokens; t += kernels->tokens) {
             int m = (int)least(token + tokens - t, kernels->tokens);
 
             for (int64_t r = 0; r < rows; r += kernels->panel)
-                kernels->gemm(m, (int)least(rows - r, kernels->panel), k, x + t * part->columns + first * m,
-                              panels + r * PANEL_DEPTH, kernels->panel, first ? 1 : part->beta,
-                              part->y + t * part->stride + row + r, part->stride);
+                gemm(m, (int)least(rows - r, kernels->panel), divide_up(k, lines),
+                     x + t * part->columns + first / lines * m, panels + r * PANEL_DEPTH, kernels->panel,
+                     first ? 1 : part->beta, part->y + t * part->stride + row + r, part->stride);
         }
     }
 }
@@ -380,6 +400,7 @@ static void run(struct job *job)
 {
     int64_t items = 0, work = 0;
 
+    job->pairs = products == PRODUCTS_BF16 ? kernels_pairs(job->kernels) : NULL;
     if (job->forms.columns == 0) {
         clear(job);
         return;

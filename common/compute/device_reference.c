@@ -335,10 +335,16 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
     }
 }
 
+static bool set_products(enum products products)
+{
+    return products == PRODUCTS_F32;
+}
+
 const struct device device_reference = {
     .name = "reference", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
     .clear = clear,
-    .place = place, .displace = displace, .multiply = multiply, .gather = gather, .gemm = gemm, .permute = permute,
+    .place = place, .displace = displace, .products = set_products, .multiply = multiply, .gather = gather, .gemm = gemm,
+    .permute = permute,
     .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = attend, .silu_multiply = silu_multiply,
     .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale, .log_sum_exp = log_sum_exp,
     .divergence = divergence, .place_trained = reference_place_trained, .numbers = reference_numbers,

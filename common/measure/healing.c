@@ -260,6 +260,7 @@ static double evaluate(struct healing *h)
 
     if (!h->evaluation || (!last && (!h->evaluate_every || step % h->evaluate_every)))
         return -1;
+    h->trainer->student->device->products(PRODUCTS_F32);
     for (int64_t first = 0; first < h->evaluation->windows; first += h->batch) {
         struct micro_batch batch = training_text_batch(h->evaluation, first,
                                                        least(h->batch, h->evaluation->windows - first));
@@ -267,6 +268,7 @@ static double evaluate(struct healing *h)
         trainer_measure(h->trainer, &batch, &cross, &counted);
         training_batch_free(&batch);
     }
+    h->trainer->student->device->products(h->products);
     note("step %lld: perplexity %.3f of %lld tokens", (long long)step, exp(cross / (double)counted),
          (long long)counted);
     return exp(cross / (double)counted);
@@ -298,6 +300,9 @@ int healing_run(struct healing *h)
     int64_t log_bytes = 0;
     int rc;
 
+    if (!h->trainer->student->device->products(h->products))
+        return fail(EX_UNAVAILABLE, "--products %s: this processor can't (AVX512-BF16), or not on this device",
+                    product_names[h->products]);
     if ((rc = open_folder(h)) || (h->work && (rc = resume(h, &log_bytes))) || (rc = open_log(h, log_bytes)))
         return rc;
     return take_steps(h);

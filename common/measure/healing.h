@@ -13,6 +13,7 @@ struct healing {
     const struct json *about;    /* of model, text and options: all that the result depends on */
     const char *work;            /* the folder; NULL: none */
     const char *log;             /* NULL: `log` in the folder, or none */
+    enum products products;      /* that the steps use; evaluations have f32 */
     int64_t checkpoint_every;    /* steps; 0: never */
     struct training_text *evaluation;            /* NULL: none */
     int64_t evaluate_every;      /* steps, and at the end; 0: at the end */
@@ -30,7 +31,8 @@ int healing_plan(const struct healing *healing);
 
 /* Makes the folder, and goes on from its newest whole state. A line of JSON per step goes to the log; every
  * checkpoint_every steps a state, `checkpoint-STEP`, of which the last two are kept. Errors are those of trainer_step()
- * and of snapshot.h; EX_CANTCREAT where another process has the folder. */
+ * and of snapshot.h; EX_CANTCREAT where another process has the folder, EX_UNAVAILABLE where
+ * the machine has no such products. */
 int healing_run(struct healing *healing);
 
 /* Closes. done: its result is where it belongs, and no state is needed any more; the log stays. */

@@ -10,7 +10,8 @@
 
 enum { KEY_TEACHER = 1, KEY_LOSS, KEY_MIX, KEY_TRAIN, KEY_STEPS, KEY_BATCH, KEY_CONTEXT, KEY_ACCUMULATE, KEY_RATE,
        KEY_SCHEDULE, KEY_WARMUP, KEY_CLIP, KEY_DECAY, KEY_BETAS, KEY_MEMORY, KEY_LOG, KEY_DTYPE, KEY_TOKENS, KEY_EPOCHS,
-       KEY_SKIP, KEY_WORK, KEY_CHECKPOINT, KEY_EVAL_EVERY, KEY_EVAL_TEXT, KEY_ALL, KEY_TEMPLATE, KEY_DATE };
+       KEY_SKIP, KEY_WORK, KEY_CHECKPOINT, KEY_EVAL_EVERY, KEY_EVAL_TEXT, KEY_ALL, KEY_TEMPLATE, KEY_DATE,
+       KEY_PRODUCTS };
 
 static const struct {
     const char *name;
@@ -63,6 +64,8 @@ const struct argp_option heal_table[] = {
     {NULL, 0, NULL, 0, "Of all:", 6},
     {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were; packed "
      "ones are rounded to nearest)", 6},
+    {"products", KEY_PRODUCTS, "TYPE", 0, "multiply in f32 (the default), or in bf16, summed in f32: faster where the "
+     "processor can, and less exact; perplexities on the way are measured in f32", 6},
     {"memory", KEY_MEMORY, "SIZE", 0, "spend up to SIZE bytes on results that would otherwise be computed twice "
      "(default: 1G)", 6},
     {0},
@@ -198,6 +201,8 @@ error_t heal_parse(int key, char *value, struct argp_state *state)
         return heal_options.accumulate = option_int("--accumulate", value, 1, 1 << 20), 0;
     case KEY_BETAS:
         return parse_betas(value), 0;
+    case KEY_PRODUCTS:
+        return heal_options.products = (enum products)option_word("--products", value, product_names), 0;
     case KEY_DTYPE:
         return heal_options.dtype = option_word("--dtype", value, dtype_float_names), 0;
     case ARGP_KEY_ARG:
@@ -234,6 +239,8 @@ void heal_describe(struct json *about)
     json_put(about, "weight_decay", json_make_number(t->decay));
     json_put(about, "beta1", json_make_number(t->beta1));
     json_put(about, "beta2", json_make_number(t->beta2));
+    if (heal_options.products)
+        json_put(about, "products", json_make_string(product_names[heal_options.products]));
     if (heal_options.dtype >= 0)
         json_put(about, "dtype", json_make_string(dtype_float_names[heal_options.dtype]));
 }

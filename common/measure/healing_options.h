@@ -20,6 +20,7 @@ struct heal_options {
     unsigned classes;
     int64_t batch, accumulate;
     int64_t context;             /* 0: HEAL_CONTEXT, or what the model takes */
+    enum products products;
     int dtype;                   /* in dtype_float_names; -1: as it is stored */
 
     /* Private. */

@@ -259,6 +259,19 @@ assert half == 11 and sorted(one) == sorted(two) and one != two
 assert sorted(one[:half]) == sorted(one[half:]) and one[:half] != one[half:]'
 }
 
+@test "products of bf16 learn nearly the same" {
+    local args=("$made/cut.tns" "$made/text" --teacher "$made/dense" --steps 20 --batch 3 --context 16 --lr 0.003 --warmup 3)
+
+    if ! heal -q "${args[@]}" --products bf16 --log log -o out.tns 2>message; then
+        refuses 69 'AVX512-BF16' heal -q "${args[@]}" --products bf16 -o out.tns
+        skip "no AVX512-BF16"
+    fi
+    losses 0.05 log "$llama"
+    [ "$(log_losses log)" != "$(log_losses "$made/log")" ]
+    refuses 69 'not on this device' heal -q "${args[@]}" --products bf16 --device reference -o out.tns
+    refuses 64 "'f16' is not" heal "${args[@]}" --products f16 -o out.tns
+}
+
 @test "nothing is trained on what models are measured with" {
     refuses 69 'GSM8K, test' small "$TOP/tests/cli/data/gsm8k_test.jsonl" -o out.tns
 }
