@@ -22,6 +22,21 @@ void cpu_kernels_set(const struct kernels *kernels)
     chosen = kernels;
 }
 
+static enum products products;
+
+bool cpu_products(enum products wanted)
+{
+    if (wanted == PRODUCTS_BF16 && !kernels_pairs(cpu_kernels()))
+        return false;
+    products = wanted;
+    return true;
+}
+
+const struct pair_kernels *cpu_pairs(void)
+{
+    return products == PRODUCTS_BF16 ? kernels_pairs(cpu_kernels()) : NULL;
+}
+
 void *cpu_scratch(enum scratch purpose, size_t bytes)
 {
     static struct {

@@ -31,6 +31,10 @@ struct cpu_matrix {
 const struct kernels *cpu_kernels(void);
 void cpu_kernels_set(const struct kernels *kernels);
 
+/* Whether products of many rows are of bf16, and with what; NULL: they aren't. */
+bool cpu_products(enum products wanted);
+const struct pair_kernels *cpu_pairs(void);
+
 /* Working memory that is kept between calls, for one purpose each. */
 enum scratch { SCRATCH_PANELS, SCRATCH_PACKED, SCRATCH_ROUNDED, SCRATCH_BACK, SCRATCH_PADDED, SCRATCH_ATTEND,
                SCRATCH_PARTIAL, SCRATCH_GRADIENT, SCRATCHES };
@@ -52,7 +56,6 @@ void cpu_gather_strip(const struct strips *w, int64_t row, int64_t columns, floa
 void cpu_displace(struct placed *placed);
 void cpu_gather(const struct placed *w, const int32_t *index, int64_t n, float *y, int64_t stride);
 
-bool cpu_products(enum products wanted);
 void cpu_multiply(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n);
 /* The same with scales as cpu_set_strips() set them last. */
 void cpu_multiply_placed(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n);

@@ -5,8 +5,7 @@
  * rounded     packed W, x in 8 bits: sums of whole numbers, for any number of rows of x (few with trellis codes)
  * by tiles    packed W, x in f32, few rows of x
  *
- * By panels also with both factors rounded to bf16, see cpu_products(). A row's sums never cross items, so their order
- * depends on the shapes alone. */
+ * By panels also in bf16: cpu_pairs(). A row's sums never cross items, so their order depends on the shapes alone. */
 #include "base/memory.h"
 #include "base/number.h"
 #include "base/parallel.h"
@@ -20,8 +19,7 @@ enum {
     STRIP_TOKENS = 8,                            /* at most, rounded, by strips: decoding costs as much as 4 of them */
     PANEL_ROWS = 64, PANEL_DEPTH = 512,          /* of W unpacked at a time: half of a second-level cache */
     PANEL_CHUNK = 384, PANEL_CHUNK_LEAST = 96,   /* rows of x per item, roughly; each unpacks W anew */
-    ITEMS_LEAST = 8,
-    INT8_CHUNK = 128,
+    ITEMS_LEAST = 8, INT8_CHUNK = 128,
     ITEM_BYTES = 1 << 15,                        /* of W, where little else is done with it */
     SLICE = 1024,                                /* rows of x done in one go: bounds working memory */
     SERIAL_WORK = 1 << 15,                       /* multiply-adds that aren't worth a second thread */
@@ -61,16 +59,6 @@ struct job {
     int count;
     float *panels;               /* [threads][PANEL_ROWS * PANEL_DEPTH] */
 };
-
-static enum products products;
-
-bool cpu_products(enum products wanted)
-{
-    if (wanted == PRODUCTS_BF16 && !kernels_pairs(cpu_kernels()))
-        return false;
-    products = wanted;
-    return true;
-}
 
 /* ---- x ---- */
 
@@ -400,7 +388,7 @@ static void run(struct job *job)
 {
     int64_t items = 0, work = 0;
 
-    job->pairs = products == PRODUCTS_BF16 ? kernels_pairs(job->kernels) : NULL;
+    job->pairs = cpu_pairs();
     if (job->forms.columns == 0) {
         clear(job);
         return;
@@ -461,59 +449,52 @@ void cpu_multiply_placed(const struct product *product, int count, const float *
     free(parts);
 }
 
+/* One product by panels, of forms.n rows of x in slices. */
+static void multiply_panels(struct part part, struct forms forms)
+{
+    int64_t n = forms.n;
+    const float *x = forms.x;
+    float *y = part.y;
+
+    part.way = BY_PANELS;
+    for (int64_t first = 0; first < n; first += SLICE) {
+        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1, .forms = forms};
+
+        part.y = y + first * part.stride;
+        job.forms.x = x + first * (forms.turned ? 1 : forms.stride);
+        job.forms.n = least(n - first, SLICE);
+        run(&job);
+    }
+}
+
 void cpu_gemm(float alpha, const float *x, int64_t x_stride, const float *w, int64_t w_stride, float beta, float *y,
               int64_t y_stride, int64_t n, int64_t rows, int64_t columns)
 {
-    for (int64_t first = 0; first < n; first += SLICE) {
-        int64_t slice = least(n - first, SLICE);
-        struct part part = {.view = w, .view_stride = w_stride, .rows = rows, .columns = columns, .way = BY_PANELS,
-                            .beta = beta, .y = y + first * y_stride, .stride = y_stride};
-        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
-                          .forms = {.x = x + first * x_stride, .stride = x_stride, .n = slice, .columns = columns,
-                                    .factor = alpha}};
-
-        run(&job);
-    }
+    multiply_panels((struct part){.view = w, .view_stride = w_stride, .rows = rows, .columns = columns, .beta = beta,
+                                  .y = y, .stride = y_stride},
+                    (struct forms){.x = x, .stride = x_stride, .n = n, .columns = columns, .factor = alpha});
 }
 
 void cpu_gemm_back(const float *y, int64_t y_stride, const float *w, int64_t w_stride, float beta, float *x,
                    int64_t x_stride, int64_t n, int64_t rows, int64_t columns)
 {
-    for (int64_t first = 0; first < n; first += SLICE) {
-        struct part part = {.view = w, .view_stride = w_stride, .rows = columns, .columns = rows, .way = BY_PANELS,
-                            .lines = true, .beta = beta, .y = x + first * x_stride, .stride = x_stride};
-        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
-                          .forms = {.x = y + first * y_stride, .stride = y_stride, .n = least(n - first, SLICE),
-                                    .columns = rows, .factor = 1}};
-
-        run(&job);
-    }
+    multiply_panels((struct part){.view = w, .view_stride = w_stride, .rows = columns, .columns = rows, .lines = true,
+                                  .beta = beta, .y = x, .stride = x_stride},
+                    (struct forms){.x = y, .stride = y_stride, .n = n, .columns = rows, .factor = 1});
 }
 
 void cpu_gemm_gradient(float *w, int64_t w_stride, const float *y, int64_t y_stride, const float *x, int64_t x_stride,
                        int64_t n, int64_t rows, int64_t columns)
 {
-    for (int64_t first = 0; first < rows; first += SLICE) {
-        struct part part = {.view = x, .view_stride = x_stride, .rows = columns, .columns = n, .way = BY_PANELS,
-                            .lines = true, .beta = 1, .y = w + first * w_stride, .stride = w_stride};
-        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
-                          .forms = {.x = y + first, .stride = y_stride, .n = least(rows - first, SLICE), .columns = n,
-                                    .factor = 1, .turned = true}};
-
-        run(&job);
-    }
+    multiply_panels((struct part){.view = x, .view_stride = x_stride, .rows = columns, .columns = n, .lines = true,
+                                  .beta = 1, .y = w, .stride = w_stride},
+                    (struct forms){.x = y, .stride = y_stride, .n = rows, .columns = n, .factor = 1, .turned = true});
 }
 
 void cpu_multiply_lines(const struct cpu_matrix *w, const float *dy, int64_t dy_stride, float *dx, int64_t dx_stride,
                         bool add, int64_t n)
 {
-    for (int64_t first = 0; first < n; first += SLICE) {
-        struct part part = {.w = w, .rows = w->placed.columns, .columns = w->placed.rows, .way = BY_PANELS,
-                            .lines = true, .beta = add, .y = dx + first * dx_stride, .stride = dx_stride};
-        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
-                          .forms = {.x = dy + first * dy_stride, .stride = dy_stride, .n = least(n - first, SLICE),
-                                    .columns = w->placed.rows, .factor = 1}};
-
-        run(&job);
-    }
+    multiply_panels((struct part){.w = w, .rows = w->placed.columns, .columns = w->placed.rows, .lines = true,
+                                  .beta = add, .y = dx, .stride = dx_stride},
+                    (struct forms){.x = dy, .stride = dy_stride, .n = n, .columns = w->placed.rows, .factor = 1});
 }
