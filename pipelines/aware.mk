@@ -42,7 +42,7 @@ way = $(if $(filter aware,$(look)),$(AWARE),$(if $(look),$(or $(filter $(WAYS),$
       budget.plan,$(call sentence,$(steps))),$(AWARE))))
 look = $(call ending,$(steps:%-svd=%))
 stage = $(if $(filter progressive%,$(look)),$(or $(look:progressive%=%),3))
-stage_before = $(or $(if $(filter 2 3,$(stage)),$(call body,$(steps))-progressive$(word $(stage),0 1 2)),dense)
+stage_before = $(or $(if $(filter 2 3,$(stage)),$(call body,$(steps))-progressive$(word $(stage),0 1 2)$(if $(PROGRESSIVE_HEAL),-heal)),dense)
 from = $(call measured,$(model)/$(stage_before))
 from_files = $(filter-out %/dense/sentence,$(call whole,$(model)/$(stage_before)))
 match.1 := --match \*.mlp.\*_proj.weight
@@ -60,7 +60,8 @@ hash := \#
 looks_at = $(call on_layers,$(moments) $(if $(by_block),$(calibration) $(folder)/$(piece_before).tns $(block_files)))
 
 # Blocks come one after the other and have the whole machine, unless the call says how many threads.
-alone = --threads $(if $(filter command,$(origin THREADS)),$(THREADS),$(shell nproc)) $(verbosity)
+all_threads = --threads $(if $(filter command,$(origin THREADS)),$(THREADS),$(shell nproc))
+alone = $(all_threads) $(verbosity)
 piece_before = $(if $(filter 0 rest,$(layer)),rest,layer-$(word $(layer),$(numbers)))
 block_files = $(BIN)/calibrate $(BIN)/extract-layer pipelines/aware-block
 block = pipelines/aware-block $1 $(layer)/$(layers.$(model)) $(folder) $(from) "$(calibrate)" "$(alone)" \
