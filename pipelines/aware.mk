@@ -17,6 +17,8 @@ CALIBRATION :=
 SEQUENCES := 64
 #: tokens per sequence
 CALIBRATION_CONTEXT := 1024
+#: for how many steps the results of the first two stages of progressive are healed before the next one looks; empty: they aren't
+PROGRESSIVE_HEAL :=
 #: what budgets choose from: budgets of mpo-decompose
 CUT_CURVES := --keep .1,.15,.2,.25,.3,.35,.4,.45,.5,.6,.7,.8,.9
 #: settings of quantize for groups of codes

@@ -104,7 +104,10 @@ $(call unpacked,$1): $1 $R/data/local/from
 endef
 $(foreach s,$(DATASETS),$(foreach f,$(filter %.xz,$(call in_data,$s)),$(eval $(call packed,$f))))
 
-TARGETS += fetch-data
+TARGETS += fetch-data fetch-heal
 #: download WikiText-2 and the documents of TASKS, unless DATA has them; or unpack those of DATA
 fetch-data: $$(foreach s,$$(DATASETS),$$(if $$(filter wikitext $$(TASKS) $$(addsuffix _train,$$(TASKS)),$$s),$$(data.$$s)))
+	@printf '  %s\n' $^
+#: download what HEAL_DATA names, unless DATA has it
+fetch-heal: $$(heal_data)
 	@printf '  %s\n' $^

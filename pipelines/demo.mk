@@ -10,7 +10,7 @@ DEMO_TOKENS := 4096
 DEMO_HEAL := t2-r8-aware
 DEMO_HEAL_STORIES := chi16
 #: for how many steps, unless HEAL_STEPS or HEAL_TOKENS says it
-DEMO_HEAL_STEPS := 40
+DEMO_HEAL_STEPS := 30
 # The text for where WikiText-2 can't be downloaded: its first part to calibrate on, the rest to measure on.
 DEMO_TEXT := pipelines/data/shakespeare.txt
 demo_first := $R/data/shakespeare-first.txt

@@ -222,8 +222,8 @@ steps_of = $(patsubst $(call model_of,$1)/%,%,$1)
 $(foreach r,$(runs),$(if $(call sentence,$(call steps_of,$r)),))
 runs := $(sort $(runs) $(patsubst %-heal,%,$(filter %-heal,$(runs))))
 runs := $(sort $(runs) $(patsubst %-svd,%,$(filter %-svd,$(runs))))
-runs := $(sort $(runs) $(foreach s,1 2,$(foreach h,$(if $(PROGRESSIVE_HEAL),-heal) $(),$(patsubst \
-               %-progressive,%-progressive$s$h,$(filter %-progressive,$(runs))))))
+stages := $(foreach s,1 2,-progressive$s $(if $(PROGRESSIVE_HEAL),-progressive$s-heal))
+runs := $(sort $(runs) $(foreach s,$(stages),$(patsubst %-progressive,%$s,$(filter %-progressive,$(runs)))))
 files_of_run = sentence sizes.json $(if $(call is_dense,$1),,model/config.json files $(if $(call is_healed,$1),start \
                healed.tns,$(addsuffix .tns,$(call pieces,$(call model_of,$1))) svd.plan \
                $(if $(call has_budget,$1),budget.call budget.plan) \

@@ -15,8 +15,6 @@ HEAL_TOKENS :=
 HEAL_LIMIT := 20000
 #: and whatever heal is told besides, for example --lr 5e-4 --batch 4 --context 512
 HEAL_OPTIONS :=
-#: for how many steps the results of the first two stages of progressive are healed before the next one looks; empty: they aren't
-PROGRESSIVE_HEAL :=
 #: a launcher in front of heal, of as many processes as it says, for example mpirun -n 2 (THREADS are of each)
 MPIRUN :=
 
@@ -43,10 +41,5 @@ $R/%/start: $R/%/sentence $$(call whole,$$(healed_from)) $$(heal_data) $$(ready)
 
 $R/%/healed.tns: $R/%/start $(BIN)/heal
 	$(call say,HEAL,$(@D))$(call RUN,$(strip $(MPIRUN) $(heal) --work $(@D)/work $(all_threads) $(if $V,--verbose)) -o $@,--all)
-
-TARGETS += fetch-heal
-#: download what HEAL_DATA names, unless DATA has it
-fetch-heal: $$(heal_data)
-	@printf '  %s\n' $^
 
 .PRECIOUS: $R/%/start $R/%/healed.tns
