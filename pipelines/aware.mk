@@ -44,7 +44,8 @@ way = $(if $(filter aware,$(look)),$(AWARE),$(if $(look),$(or $(filter $(WAYS),$
       budget.plan,$(call sentence,$(steps))),$(AWARE))))
 look = $(call ending,$(steps:%-svd=%))
 stage = $(if $(filter progressive%,$(look)),$(or $(look:progressive%=%),3))
-stage_before = $(or $(if $(filter 2 3,$(stage)),$(call body,$(steps))-progressive$(word $(stage),0 1 2)$(if $(PROGRESSIVE_HEAL),-heal)),dense)
+stage_before = $(or $(if $(filter 2 3,$(stage)),$(call body,$(steps))-progressive$(word $(stage),0 1 2)$(if \
+               $(PROGRESSIVE_HEAL),-heal)),dense)
 from = $(call measured,$(model)/$(stage_before))
 from_files = $(filter-out %/dense/sentence,$(call whole,$(model)/$(stage_before)))
 match.1 := --match \*.mlp.\*_proj.weight

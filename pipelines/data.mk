@@ -1,6 +1,6 @@
 # Data sets: the texts for perplexity and for calibration, conversations to heal on, and the documents of the five tasks, as their
-# makers publish them. DATA names a directory that has (some of) them already, as they are or packed (.xz; directories .tar.xz); what it lacks is downloaded
-# to $R/data.
+# makers publish them. DATA names a directory that has (some of) them already, as they are or packed (.xz; directories .tar.xz);
+# what it lacks is downloaded to $R/data.
 
 #: a directory with data sets (make fetch-data lists their names); what it lacks is downloaded
 DATA :=
@@ -30,8 +30,9 @@ url.alpaca := ALPACA_URL
 file.alpaca := alpaca_data.json alpaca_en_demo.json
 sum.alpaca := 2eddafc6b977608d778aaab8dfc7e50e547b3af9826dfb9e909d9fc362e4a419
 
+ULTRACHAT_FILE := train_sft-00000-of-00003-a3ecf92756993583.parquet
 #: Ultrachat, filtered: the first of three files of train_sft (244 MB)
-ULTRACHAT_URL := https://huggingface.co/datasets/HuggingFaceH4/ultrachat_200k/resolve/main/data/train_sft-00000-of-00003-a3ecf92756993583.parquet
+ULTRACHAT_URL := https://huggingface.co/datasets/HuggingFaceH4/ultrachat_200k/resolve/main/data/$(ULTRACHAT_FILE)
 url.ultrachat := ULTRACHAT_URL
 file.ultrachat := ultrachat_200k.jsonl
 sum.ultrachat := afa8fa7426081b2a0e732fb50dbb5cd402a28ad5f0dbe66c0d996d63e7220727

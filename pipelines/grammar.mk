@@ -166,7 +166,8 @@ RUN = pipelines/slot$(if $2, $2) $(if $(LAUNCH),'$(LAUNCH) bash -eu -o pipefail 
 
 # What each piece comes from, and what its programs are told beside the sentence, is the model as it came and nothing, unless
 # they look at data (pipelines/aware.mk).
-said = $(strip $(if $(call is_healed,$(steps)),$(heal),extract-layer $(from) $(call with_options,$(pipe),,$(looking)) $(looking_by)))
+said = $(strip $(if $(call is_healed,$(steps)),$(heal),extract-layer $(from) $(call with_options,$(pipe),,$(looking)) \
+       $(looking_by)))
 $R/%/sentence: $$(call changed,$$@,$$(said))
 	@mkdir -p $(@D)
 	@echo '$(said)' > $@

@@ -22,8 +22,8 @@ TASKS := $(if $(filter frontier ablation,$(MAKECMDGOALS)),,hellaswag boolq mmlu 
 LIMIT := 20
 #: what a .report measures too, to compare with: dense (the source), svd (the matrix SVD with as many parameters), unhealed
 BASELINES := dense svd unhealed
-#: a second text, of another source, that tells whether healing just fitted the first: a file, a data set (alpaca, ...) or none;
-#: empty: where something is healed, the first of alpaca, ultrachat, openhermes that HEAL_DATA doesn't have
+# It tells whether healing just fitted the first one. Empty: the first of alpaca, ultrachat, openhermes that HEAL_DATA doesn't have.
+#: a second text for perplexity, of another source: a file, a data set, or none; empty: conversations, where something is healed
 OTHER_TEXT :=
 #: how many tokens of it
 OTHER_TOKENS := 16384
@@ -43,11 +43,12 @@ windows = $(if $(CONTEXT),--context $(CONTEXT))
 # The second text. Of conversations it is what they say, as plain text; of another data set, made anew.
 CONVERSATIONS := alpaca ultrachat openhermes
 $(call safe,OTHER_TEXT)
-$(if $(OTHER_TEXT),$(if $(call is_data,$(OTHER_TEXT),none wikitext $(HEAL_SETS)),,$(error OTHER_TEXT: '$(OTHER_TEXT)' is no file$(,) and \
-  none of the data sets wikitext $(HEAL_SETS))))
+$(if $(OTHER_TEXT),$(if $(call is_data,$(OTHER_TEXT),none wikitext $(HEAL_SETS)),,$(error \
+  OTHER_TEXT: '$(OTHER_TEXT)' is no file$(,) and none of the data sets wikitext $(HEAL_SETS))))
 healing := $(filter %-heal,$(runs))
 $(if $(and $(healing),$(filter $(HEAL_DATA),$(OTHER_TEXT))),$(error OTHER_TEXT is '$(OTHER_TEXT)', which HEAL_DATA has, too))
-usual_other := $(if $(filter frontier ablation,$(MAKECMDGOALS)),,$(if $(healing),$(firstword $(filter-out $(HEAL_DATA),$(CONVERSATIONS)))))
+usual_other := $(if $(filter frontier ablation,$(MAKECMDGOALS)),,$(if $(healing),$(firstword $(filter-out \
+               $(HEAL_DATA),$(CONVERSATIONS)))))
 other_text := $(filter-out none,$(or $(OTHER_TEXT),$(usual_other)))
 other_data := $(or $(data.$(other_text)),$(other_text))
 other := $(if $(filter %.json %.jsonl,$(other_data)),$R/data/text/$(basename $(notdir $(other_data))).txt,$(other_data))
@@ -108,7 +109,8 @@ svd_goal = $(if $(filter $1-$2-svd.report,$(MAKECMDGOALS)),$R/$1/$2-svd/report.j
 define reports_of
 $1-%.report: $R/$1/%/report.json $(if $(filter dense,$(BASELINES)),$R/$1/dense/report.json) \
              $$$$(if $$$$(call with_unhealed,$$$$*),$R/$1/$$$$(call unhealed,$$$$*)/report.json) \
-             $$$$(if $$$$(call with_svd,$$$$*),$R/$1/$$$$(call unhealed,$$$$*)/svd.plan) $$$$(call svd_goal,$1,$$$$(call unhealed,$$$$*))
+             $$$$(if $$$$(call with_svd,$$$$*),$R/$1/$$$$(call unhealed,$$$$*)/svd.plan) \
+             $$$$(call svd_goal,$1,$$$$(call unhealed,$$$$*))
 	$$(if $$(call with_svd,$$*),+@$$(call make_svd,$1,$$(call unhealed,$$*)))
 	@pipelines/compare $R/$1/$$*/report.json
 endef

@@ -149,7 +149,7 @@ pipelines/models/stories260K --steps 3 --limit 20000 --checkpoint-every 20 --con
     local data=$BATS_TEST_TMPDIR/data i
     mkdir "$data"
     conversations >"$data/alpaca_data.json"
-    cat "$data/alpaca_data.json" | tr -d '[]\n' | sed 's/},/}\n/g' | xz >"$data/ultrachat_200k.jsonl.xz"
+    tr -d '[]\n' <"$data/alpaca_data.json" | sed 's/},/}\n/g' | xz >"$data/ultrachat_200k.jsonl.xz"
     head -c 3000 pipelines/data/shakespeare.txt >"$data/wiki.test.raw"
     for i in 1 2 3; do
         echo '{"ind": '$i', "activity_label": "Sailing", "ctx_a": "A boat is seen.", "ctx_b": "it", "label": '$i',' \
