@@ -18,9 +18,9 @@ static const struct program program = {
     .name = "heal",
     .operands = "MODEL DATA...",
     .purpose = "Train what was cut of a model, on a text, to be like the dense model again.",
-    .details = "MODEL is a directory, a GGUF file or a stream; DATA are texts, or JSON lines with \"text\" or "
-               "conversations (\"messages\", ShareGPT's \"conversations\", Alpaca's \"instruction\", \"input\", "
-               "\"output\"), '-' for standard input, cut into windows whose order --seed says; documents don't see "
+    .details = "MODEL is a directory, a GGUF file or a stream; DATA are texts, or JSON, lines or an array, with "
+               "\"text\" or conversations (\"messages\", ShareGPT's \"conversations\", Alpaca's \"instruction\", "
+               "\"input\", \"output\"), '-' for standard input, cut into windows whose order --seed says; documents don't see "
                "each other. A tensor stream of the model goes to standard output, with what was trained in place of what it "
                "was; all else is as it came. The embedding, and a head that is the embedding, are never trained.",
     .example = "  mpo-decompose model --chi 8 -o cut.tns\n"
@@ -57,7 +57,7 @@ static int64_t steps_for(const struct training_text *text)
 static int read_texts(struct job *job, const struct loader *loader)
 {
     struct training_text_options how = {heal_options.context, common_options.seed, heal_options.all, heal_options.template,
-                                        heal_options.date};
+                                        heal_options.date, heal_options.limit};
     int rc = training_text_open(&job->text, heal_options.data, heal_options.count, loader, &how);
 
     if (!rc && heal_options.eval_text) {

@@ -17,6 +17,8 @@ CALIBRATION :=
 SEQUENCES := 64
 #: tokens per sequence
 CALIBRATION_CONTEXT := 1024
+#: for how many steps the results of the first two stages of progressive are healed before the next one looks; empty: they aren't
+PROGRESSIVE_HEAL :=
 #: what budgets choose from: budgets of mpo-decompose
 CUT_CURVES := --keep .1,.15,.2,.25,.3,.35,.4,.45,.5,.6,.7,.8,.9
 #: settings of quantize for groups of codes
@@ -42,7 +44,8 @@ way = $(if $(filter aware,$(look)),$(AWARE),$(if $(look),$(or $(filter $(WAYS),$
       budget.plan,$(call sentence,$(steps))),$(AWARE))))
 look = $(call ending,$(steps:%-svd=%))
 stage = $(if $(filter progressive%,$(look)),$(or $(look:progressive%=%),3))
-stage_before = $(or $(if $(filter 2 3,$(stage)),$(call body,$(steps))-progressive$(word $(stage),0 1 2)),dense)
+stage_before = $(or $(if $(filter 2 3,$(stage)),$(call body,$(steps))-progressive$(word $(stage),0 1 2)$(if \
+               $(PROGRESSIVE_HEAL),-heal)),dense)
 from = $(call measured,$(model)/$(stage_before))
 from_files = $(filter-out %/dense/sentence,$(call whole,$(model)/$(stage_before)))
 match.1 := --match \*.mlp.\*_proj.weight
@@ -60,7 +63,8 @@ hash := \#
 looks_at = $(call on_layers,$(moments) $(if $(by_block),$(calibration) $(folder)/$(piece_before).tns $(block_files)))
 
 # Blocks come one after the other and have the whole machine, unless the call says how many threads.
-alone = --threads $(if $(filter command,$(origin THREADS)),$(THREADS),$(shell nproc)) $(verbosity)
+all_threads = --threads $(if $(filter command,$(origin THREADS)),$(THREADS),$(shell nproc))
+alone = $(all_threads) $(verbosity)
 piece_before = $(if $(filter 0 rest,$(layer)),rest,layer-$(word $(layer),$(numbers)))
 block_files = $(BIN)/calibrate $(BIN)/extract-layer pipelines/aware-block
 block = pipelines/aware-block $1 $(layer)/$(layers.$(model)) $(folder) $(from) "$(calibrate)" "$(alone)" \

@@ -11,7 +11,7 @@
 enum { KEY_TEACHER = 1, KEY_LOSS, KEY_MIX, KEY_TRAIN, KEY_STEPS, KEY_BATCH, KEY_CONTEXT, KEY_ACCUMULATE, KEY_RATE,
        KEY_SCHEDULE, KEY_WARMUP, KEY_CLIP, KEY_DECAY, KEY_BETAS, KEY_MEMORY, KEY_LOG, KEY_DTYPE, KEY_TOKENS, KEY_EPOCHS,
        KEY_SKIP, KEY_WORK, KEY_CHECKPOINT, KEY_EVAL_EVERY, KEY_EVAL_TEXT, KEY_ALL, KEY_TEMPLATE, KEY_DATE,
-       KEY_PRODUCTS };
+       KEY_PRODUCTS, KEY_LIMIT };
 
 static const struct {
     const char *name;
@@ -53,6 +53,7 @@ const struct argp_option heal_table[] = {
     {"template", KEY_TEMPLATE, "NAME|FILE", 0, "of conversations: granite, chatml, llama2, llama3, mistral, or a file "
      "(default: the model's own)", 4},
     {"date", KEY_DATE, "YYYY-MM-DD", 0, "for templates that state it (default: today)", 4},
+    {"limit", KEY_LIMIT, "N", 0, "of each file of JSON the first N documents (default: all)", 4},
     {NULL, 0, NULL, 0, "On the way:", 5},
     {"work", KEY_WORK, "DIR", 0, "a folder for the log and the checkpoints: the same command goes on from the newest "
      "one (default: that of -o with .work behind it; without -o none)", 5},
@@ -180,6 +181,8 @@ static error_t parse_way(int key, const char *value)
         return heal_options.template = value, 0;
     case KEY_DATE:
         return heal_options.date = value, 0;
+    case KEY_LIMIT:
+        return heal_options.limit = option_int("--limit", value, 1, (int64_t)1 << 50), 0;
     default:
         return parse_training(key, value);
     }

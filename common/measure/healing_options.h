@@ -16,6 +16,7 @@ struct heal_options {
     struct training training;
     int64_t tokens, checkpoint_every, eval_every;        /* tokens: 0: not given */
     double epochs;               /* 0: not given */
+    int64_t limit;               /* documents of a file; 0: all */
     bool all;
     unsigned classes;
     int64_t batch, accumulate;

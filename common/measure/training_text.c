@@ -18,7 +18,8 @@ struct reading {
     const struct training_text_options *options;
     const struct loader *loader;
     struct tokenizer *tokenizer;
-    const char *name;            /* of the file at hand */
+    const char *name, *unit;     /* of the file at hand; what it consists of, "line" or "item" */
+    int64_t taken;               /* of these */
     struct chat_model chat;      /* opened when the first conversation comes */
     bool chat_opened;
     int32_t end;                 /* of text; -1: none */
@@ -124,10 +125,12 @@ static int take_line(void *context, const struct json *line, int64_t number)
     const struct json *plain = json_at(line, "text");
     bool is_plain = json_kind(plain) == JSON_KIND_STRING;
     struct json *messages = is_plain ? NULL : conversation_of_line(line);
-    char *where = xasprintf("%s, line %lld", r->name, (long long)number);
+    char *where = xasprintf("%s, %s %lld", r->name, r->unit, (long long)number);
     int rc = EX_OK;
 
-    if (is_plain)
+    if (r->options->limit && r->taken++ == r->options->limit)
+        rc = JSON_ENOUGH;
+    else if (is_plain)
         add_plain(r, json_as_string(plain, ""), json_as_length(plain), r->end);
     else if (messages)
         rc = add_conversation(r, messages, where);
@@ -138,22 +141,32 @@ static int take_line(void *context, const struct json *line, int64_t number)
     return rc;
 }
 
+/* A text may begin with a bracket, too. */
+static int take_documents(struct reading *r, const struct text *raw)
+{
+    static const char blank[] = " \t\r\n";
+    const char *start = raw->data + strspn(raw->data, blank);
+    bool array = *start == '[' && start[1 + strspn(start + 1, blank)] == '{';
+
+    if (!array && *start != '{')
+        return add_plain(r, raw->data, raw->length, -1), EX_OK;
+    r->unit = array ? "item" : "line";
+    return (array ? json_text_items : json_text_lines)(raw->data, raw->length, r->name, take_line, r);
+}
+
 static int read_file(struct reading *r, const char *path, struct json *list)
 {
     struct json *about = json_make_object();
     struct text raw = {0};
-    size_t blank, first = r->text->ids.count;
+    size_t first = r->text->ids.count;
     int rc;
 
     r->name = file_input_name(path);
+    r->taken = 0;
     if (!(rc = corpus_read(path, &raw)) && !(rc = evaluation_refuse(r->name, raw.data, raw.length))) {
         report_data(about, path, raw.data, raw.length);
         json_append(list, json_keep(json_at(about, "data")));
-        blank = strspn(raw.data, " \t\r\n");
-        if (blank < raw.length && raw.data[blank] == '{')
-            rc = json_text_lines(raw.data, raw.length, r->name, take_line, r);
-        else
-            add_plain(r, raw.data, raw.length, -1);
+        rc = take_documents(r, &raw);
         if (!rc && r->text->ids.count == first)
             rc = fail(EX_DATAERR, "'%s': a text without tokens", r->name);
     }
@@ -204,6 +217,8 @@ int training_text_open(struct training_text *text, const char *const *paths, int
         json_put(text->about, "counted", json_make_string(options->whole ? "all" : "answers"));
     if (options->template)
         json_put(text->about, "template", json_make_string(options->template));
+    if (options->limit)
+        json_put(text->about, "limit", json_make_int(options->limit));
     if (options->date)
         json_put(text->about, "date", json_make_string(options->date));
     return rc;

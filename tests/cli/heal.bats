@@ -233,6 +233,31 @@ count() {
     refuses 64 'no conversations' heal -q "$made/cut.tns" "$made/text" "${options[@]}" --steps 1
 }
 
+@test "an array is what its lines would be; a limit takes the first of each file" {
+    echo '{"text": "Lily, [\"a\"] {had} a cat."}' >one
+    echo '{"text": "She was happy."}' >two
+    cat one two >lines
+    { echo '[' && cat one && echo ',' && cat two && echo ']'; } >array
+    first lines --batch 1 --context 64 >expected
+    first array --batch 1 --context 64 | diff expected -
+    first one --batch 1 --context 64 >expected
+    for form in lines array; do
+        first $form --batch 1 --context 64 --limit 1 | diff expected -
+    done
+    tensor-info out.tns | grep '"limit":1'
+    while read -r text said; do
+        echo "$text" >bad
+        refuses 65 "$said" heal -q "$made/cut.tns" bad --context 16 --batch 1 --steps 1
+    done <<'BAD'
+[{"text":"a"} item 1: expected ',' or ']'
+[{"text":"a"}, bad, item 2
+[{"text":"a"},] bad, item 2
+[{"text":"a"}}] item 1: expected ',' or ']'
+[{"text":"a"}]] bytes behind the array
+[{"text":"a"},3] item 2: expected "text"
+BAD
+}
+
 @test "documents in one window don't see each other" {
     echo '{"text": "Once upon a time, there was a cat."}' >one
     echo '{"text": "Lily had a big red ball. She was happy."}' >two
