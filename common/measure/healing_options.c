@@ -63,8 +63,8 @@ const struct argp_option heal_table[] = {
      "end", 5},
     {"eval-every", KEY_EVAL_EVERY, "N", 0, "and every N steps", 5},
     {NULL, 0, NULL, 0, "Of all:", 6},
-    {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were; packed "
-     "ones are rounded to nearest)", 6},
+    {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were, packed "
+     "ones rounded to nearest in their format); where scales are trained, codes stay", 6},
     {"memory", KEY_MEMORY, "SIZE", 0, "spend up to SIZE bytes on results that would otherwise be computed twice "
      "(default: 1G)", 6},
     {0},
