@@ -35,6 +35,7 @@ struct job {
     struct selection selection;
     struct network student, teacher;
     struct training_text text, evaluation;
+    struct teacher_logits logits;
     struct parameters parameters;
     struct trainer trainer;
     struct healing healing;
@@ -66,6 +67,9 @@ static int read_texts(struct job *job, const struct loader *loader)
     }
     if (!rc)
         heal_options.training.steps = steps_for(&job->text);
+    if (!rc && heal_options.teacher_logits)
+        rc = teacher_logits_open(&job->logits, heal_options.teacher_logits, &job->text, loader->config.vocab_size);
+    heal_options.training.top = job->logits.top.k;
     return rc;
 }
 
@@ -145,8 +149,11 @@ static void set_healing(struct job *job)
         job->work = xasprintf("%s.work", output);
     job->history = json_clone(job->text.about);
     heal_describe(job->history);
+    if (heal_options.teacher_logits)
+        json_put(job->history, "teacher_logits", teacher_logits_about(&job->logits));
     job->about = about(job);
     job->healing = (struct healing){.lock = -1, .log_fd = -1, .trainer = &job->trainer, .text = &job->text,
+                                    .logits = heal_options.teacher_logits ? &job->logits : NULL,
                                     .batch = heal_options.batch,
                                     .accumulate = heal_options.accumulate, .about = job->about, .work = job->work,
                                     .log = heal_options.log, .products = heal_options.products,
@@ -213,7 +220,7 @@ static int write_model(struct job *job)
 
 int main(int argc, char **argv)
 {
-    struct job job = {.healing = {.lock = -1, .log_fd = -1}};
+    struct job job = {.healing = {.lock = -1, .log_fd = -1}, .logits.fd = -1};
     int rc;
 
     heal_options.training = training_usual;
@@ -229,6 +236,7 @@ int main(int argc, char **argv)
     network_free(&job.teacher);
     training_text_close(&job.text);
     training_text_close(&job.evaluation);
+    teacher_logits_close(&job.logits);
     json_drop(job.about);
     json_drop(job.history);
     free(job.work);

@@ -82,15 +82,29 @@ struct adamw {
     int64_t step;
 };
 
+/* A teacher of which only the k most likely ids of each row are known, and what all others have together: each row sums
+ * to 1. Lists are the host's. */
+struct loss_top {
+    int64_t k;                   /* 1 to d, then the rest is 0 */
+    const int32_t *id;           /* [n, k], ascending in a row */
+    const float *log_p;          /* [n, k]: the logarithms of their probabilities */
+    const float *rest;           /* [n]: the probability of the others */
+};
+
 /* What rows of logits cost, and how that depends on them:  cross[i] * (lse_i - logit_i[target]) + distill[i] *
- * KL(softmax(teacher_i) || softmax(logit_i)). All lists are the host's; teacher and its lse may be NULL where distill
- * is 0 throughout. */
+ * KL(softmax(teacher_i) || softmax(logit_i)). With a top, KL is that of distributions over k + 1 outcomes, the k ids and
+ * any other: with p the teacher's probabilities, q the row's softmax, r = rest and s the sum of the others' q,
+ *     sum over the k of p log(p / q) + r log(r / s),   and its gradient q - p for the k, q (1 - r / s) for the others.
+ * That is the top-k distillation of Anshumann et al., arXiv:2503.16870, whose bias (the k as if they were all) the one
+ * outcome for the rest takes away; at most the whole KL (log sum inequality), and all of it where k is d. All lists are
+ * the host's; teacher and its lse may be NULL where distill is 0 throughout, or with a top. */
 struct loss_rows {
     const int32_t *target;       /* of rows whose cross is 0: any number */
     const float *cross, *distill;
     const double *lse;           /* log_sum_exp() of the rows */
     const float *teacher;        /* [n, d] on the device */
     const double *teacher_lse;
+    const struct loss_top *top;  /* instead of teacher; NULL: none */
 };
 
 /* An orthogonal turn of rows of d numbers, T = (Q kron H) S in each span of mix * block numbers, which divides d: S

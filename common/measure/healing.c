@@ -49,11 +49,14 @@ int healing_plan(const struct healing *h)
 {
     struct trainer_memory m = trainer_memory(h->trainer, h->batch * h->text->context, h->accumulate);
     double limit = memory_limit();
-    char *fits;
+    char *fits, *teacher = h->logits ? xasprintf("no teacher but the top %lld of its logits, from a file",
+                                                 (long long)h->logits->top.k) :
+                                       xasprintf("teacher %.1f", mib(m.teacher));
     int rc;
 
-    note("memory: %.1f MiB: weights %.1f, teacher %.1f, gradients and moments %.1f, results of blocks %.1f, "
-         "logits %.1f", mib(m.total), mib(m.weights), mib(m.teacher), mib(m.trained), mib(m.blocks), mib(m.logits));
+    note("memory: %.1f MiB: weights %.1f, %s, gradients and moments %.1f, results of blocks %.1f, logits %.1f",
+         mib(m.total), mib(m.weights), teacher, mib(m.trained), mib(m.blocks), mib(m.logits));
+    free(teacher);
     if ((double)m.total <= limit)
         return EX_OK;
     fits = smaller(h, limit);
@@ -240,15 +243,19 @@ static void show(struct healing *h, const struct stepped *s)
            speed);
 }
 
-static void add_batch(struct healing *h)
+static int add_batch(struct healing *h)
 {
     struct micro_batch batch = training_text_batch(h->text, h->window, h->batch);
+    int rc = h->logits ? teacher_logits_read(h->logits, h->text, h->window, h->batch) : EX_OK;
 
-    trainer_add(h->trainer, &batch);
+    batch.top = h->logits ? &h->logits->top : NULL;
+    if (!rc)
+        trainer_add(h->trainer, &batch);
     h->window += h->batch;
     for (int i = 0; i < batch.sequences; i++)
         h->tokens += batch.length[i];
     training_batch_free(&batch);
+    return rc;
 }
 
 /* The perplexity of the whole evaluation text in windows; negative where none is due. */
@@ -284,9 +291,9 @@ static int take_steps(struct healing *h)
     h->first_step = h->trainer->step;
     h->start = clock_seconds();
     while (!rc && h->trainer->step < steps) {
-        for (int64_t i = 0; i < h->accumulate; i++)
-            add_batch(h);
-        if (!(rc = trainer_step(h->trainer, &stepped)) && !(rc = write_log(h, &stepped, evaluate(h))))
+        for (int64_t i = 0; i < h->accumulate && !rc; i++)
+            rc = add_batch(h);
+        if (!rc && !(rc = trainer_step(h->trainer, &stepped)) && !(rc = write_log(h, &stepped, evaluate(h))))
             show(h, &stepped);
         if (!rc && h->work && h->checkpoint_every && h->trainer->step % h->checkpoint_every == 0)
             rc = save(h);

@@ -3,12 +3,14 @@
 #ifndef MEASURE_HEALING_H
 #define MEASURE_HEALING_H
 
+#include "measure/teacher_logits.h"
 #include "measure/training_text.h"
 #include "train/trainer.h"
 
 struct healing {
     struct trainer *trainer;
     struct training_text *text;
+    struct teacher_logits *logits;               /* of the text, where the trainer has no teacher; NULL: none */
     int64_t batch, accumulate;   /* windows to a micro-batch, micro-batches to a step */
     const struct json *about;    /* of model, text and options: all that the result depends on */
     const char *work;            /* the folder; NULL: none */

@@ -11,7 +11,7 @@
 enum { KEY_TEACHER = 1, KEY_LOSS, KEY_MIX, KEY_TRAIN, KEY_STEPS, KEY_BATCH, KEY_CONTEXT, KEY_ACCUMULATE, KEY_RATE,
        KEY_SCHEDULE, KEY_WARMUP, KEY_CLIP, KEY_DECAY, KEY_BETAS, KEY_MEMORY, KEY_LOG, KEY_DTYPE, KEY_TOKENS, KEY_EPOCHS,
        KEY_SKIP, KEY_WORK, KEY_CHECKPOINT, KEY_EVAL_EVERY, KEY_EVAL_TEXT, KEY_ALL, KEY_TEMPLATE, KEY_DATE,
-       KEY_PRODUCTS, KEY_LIMIT };
+       KEY_PRODUCTS, KEY_LIMIT, KEY_LOGITS };
 
 static const struct {
     const char *name;
@@ -24,7 +24,9 @@ struct heal_options heal_options = {.batch = 8, .accumulate = 1, .dtype = -1, .c
 const struct argp_option heal_table[] = {
     {NULL, 0, NULL, 0, "What is learnt:", 1},
     {"teacher", KEY_TEACHER, "DENSE", 0, "the dense model, of the same vocabulary", 1},
-    {"loss", KEY_LOSS, "LOSS", 0, "kl: the divergence from the teacher's predictions (the default with --teacher); ce: "
+    {"teacher-logits", KEY_LOGITS, "FILE", 0, "or its predictions of this text in these windows (evaluate logits): the "
+     "most likely ids of each token, and all others as one", 1},
+    {"loss", KEY_LOSS, "LOSS", 0, "kl: the divergence from the teacher's predictions (the default with a teacher); ce: "
      "the cross entropy of the next token (the default without); mix: of both", 1},
     {"mix", KEY_MIX, "W", 0, "of --loss mix: W times ce, 1 - W times kl (default: 0.5)", 1},
     {"train", KEY_TRAIN, "LIST", 0, "what is trained: cores, norms, scales of packed cores, matrices that are whole, "
@@ -63,8 +65,8 @@ const struct argp_option heal_table[] = {
      "end", 5},
     {"eval-every", KEY_EVAL_EVERY, "N", 0, "and every N steps", 5},
     {NULL, 0, NULL, 0, "Of all:", 6},
-    {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were; packed "
-     "ones are rounded to nearest)", 6},
+    {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were, packed "
+     "ones rounded to nearest in their format); where scales are trained, codes stay", 6},
     {"products", KEY_PRODUCTS, "TYPE", 0, "multiply in f32 (the default), or in bf16, summed in f32: faster where the "
      "processor can, and less exact; perplexities on the way are measured in f32", 6},
     {"memory", KEY_MEMORY, "SIZE", 0, "spend up to SIZE bytes on results that would otherwise be computed twice "
@@ -109,10 +111,16 @@ static void check(void)
         die(EX_USAGE, "--steps, --tokens, --epochs: one of them says how long");
     if (heal_options.eval_every && !heal_options.eval_text)
         die(EX_USAGE, "--eval-every needs --eval-text");
+    if (heal_options.teacher && heal_options.teacher_logits)
+        die(EX_USAGE, "--teacher, --teacher-logits: one of them is the teacher");
+    if (heal_options.teacher_logits && !strcmp(heal_options.teacher_logits, "-"))
+        die(EX_USAGE, "--teacher-logits can't come from standard input: it is read in any order");
     if (!heal_options.loss_given)
-        heal_options.training.loss = heal_options.teacher ? LOSS_KL : LOSS_CE;
-    if (heal_options.training.loss != LOSS_CE && !heal_options.teacher)
-        die(EX_USAGE, "--loss %s needs --teacher", loss_names[heal_options.training.loss]);
+        heal_options.training.loss = heal_options.teacher || heal_options.teacher_logits ? LOSS_KL : LOSS_CE;
+    if (heal_options.training.loss != LOSS_CE && !heal_options.teacher && !heal_options.teacher_logits)
+        die(EX_USAGE, "--loss %s needs --teacher or --teacher-logits", loss_names[heal_options.training.loss]);
+    if (heal_options.training.loss == LOSS_CE && heal_options.teacher_logits)
+        die(EX_USAGE, "--loss ce has no use for --teacher-logits");
     if (heal_options.training.loss == LOSS_CE && heal_options.teacher)
         die(EX_USAGE, "--loss ce has no use for --teacher");
     if (heal_options.mix_given && heal_options.training.loss != LOSS_MIX)
@@ -194,6 +202,8 @@ error_t heal_parse(int key, char *value, struct argp_state *state)
     switch (key) {
     case KEY_TEACHER:
         return heal_options.teacher = value, 0;
+    case KEY_LOGITS:
+        return heal_options.teacher_logits = value, 0;
     case KEY_TRAIN:
         return heal_options.classes = parse_classes(value), 0;
     case KEY_BATCH:

@@ -10,7 +10,7 @@
 enum { HEAL_CONTEXT = 256 };     /* tokens of a window, where the model takes so many */
 
 struct heal_options {
-    const char *model, *teacher, *log, *work, *eval_text, *template, *date;
+    const char *model, *teacher, *teacher_logits, *log, *work, *eval_text, *template, *date;
     const char **data;           /* [count] */
     int count;
     struct training training;

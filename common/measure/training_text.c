@@ -1,6 +1,7 @@
 /* training_text.c - documents as tokens, windows as micro-batches. */
 #include "measure/training_text.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/number.h"
 #include "base/random.h"
 #include "measure/corpus.h"
@@ -263,6 +264,13 @@ static void add_window(const struct training_text *text, int64_t window, struct 
     }
 }
 
+int64_t training_text_window(struct training_text *text, int64_t number)
+{
+    if (number / text->windows != text->pass)
+        shuffle(text, number / text->windows);
+    return text->order[number % text->windows];
+}
+
 struct micro_batch training_text_batch(struct training_text *text, int64_t first, int64_t count)
 {
     size_t most_tokens = (size_t)(count * text->context);
@@ -271,11 +279,8 @@ struct micro_batch training_text_batch(struct training_text *text, int64_t first
     int64_t *length = xmallocarray(most_tokens, sizeof *length), total = 0;
     struct micro_batch batch = {.token = token, .length = length, .counts = counts};
 
-    for (int64_t i = first; i < first + count; i++) {
-        if (i / text->windows != text->pass)
-            shuffle(text, i / text->windows);
-        add_window(text, text->order[i % text->windows], &batch, token, counts, length, &total);
-    }
+    for (int64_t i = first; i < first + count; i++)
+        add_window(text, training_text_window(text, i), &batch, token, counts, length, &total);
     return batch;
 }
 
@@ -285,6 +290,19 @@ void training_batch_free(struct micro_batch *batch)
     free((void *)batch->length);
     free((void *)batch->counts);
     *batch = (struct micro_batch){0};
+}
+
+uint64_t training_text_hash(const struct training_text *text)
+{
+    struct hash *hash = hash_new();
+    uint64_t value;
+
+    hash_update(hash, text->ids.id, text->ids.count * sizeof *text->ids.id);
+    hash_update(hash, text->begins, text->ids.count);
+    hash_update(hash, text->counts, text->ids.count);
+    value = hash_value(hash);
+    hash_free(hash);
+    return value;
 }
 
 void training_text_close(struct training_text *text)

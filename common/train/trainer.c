@@ -34,8 +34,8 @@ int trainer_open(struct trainer *trainer, struct network *student, struct networ
 {
     *trainer = (struct trainer){.student = student, .teacher = teacher, .training = *training,
                                 .parameters = parameters};
-    assert(teacher || training->loss == LOSS_CE);
-    if (training->loss != LOSS_CE && teacher->config.vocab_size != student->config.vocab_size)
+    assert(teacher || training->loss == LOSS_CE || training->top);
+    if (teacher && training->loss != LOSS_CE && teacher->config.vocab_size != student->config.vocab_size)
         return fail(EX_DATAERR, "the teacher has a vocabulary of %lld tokens, the model one of %lld",
                     (long long)teacher->config.vocab_size, (long long)student->config.vocab_size);
     return EX_OK;
@@ -230,7 +230,8 @@ void trainer_add(struct trainer *t, const struct micro_batch *batch)
         parameters_carry(t->parameters);         /* the one before */
     weigh(t, batch, target, cross, distill);
     lay_out(t, &way);
-    if (t->training.loss != LOSS_CE)
+    t->top = batch->top;
+    if (t->training.loss != LOSS_CE && t->teacher)
         teacher_x = run_forward(t, t->teacher, &way, batch->token);
     run_student(t, &way, batch->token);
     loss_back(t, input_of(t, &way, t->student->config.n_layer), teacher_x, target, cross, distill, way.n, way.dx);

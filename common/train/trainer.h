@@ -24,6 +24,7 @@ struct training {
     double rate, beta1, beta2, epsilon, decay;   /* decay: of cores and matrices; norms and scales have none */
     double clip;                 /* of the gradient's norm over all that is trained; 0: none */
     int64_t memory;              /* bytes for what blocks keep, besides one block's */
+    int64_t top;                 /* ids of each token that micro-batches bring from a teacher that isn't there; 0: none */
     bool skip;                   /* a step whose loss or gradient isn't finite changes nothing, and it goes on */
 };
 
@@ -42,6 +43,7 @@ struct micro_batch {
     const int64_t *length;
     int sequences;
     const unsigned char *counts;
+    const struct loss_top *top;  /* of all tokens, with training.top; whatever it says of those that don't count */
 };
 
 /* What a step did. Losses are means over tokens that count. */
@@ -62,12 +64,13 @@ struct trainer {
 
     /* Private: sums since the last step, and memory on the device that grows on demand. */
     double cross, divergence;
+    const struct loss_top *top;  /* of the micro-batch on its way */
     int64_t counted, micro_batches, skipped;     /* skipped: in a row */
     float *memory, *forward_x, *forward_keys;
     int64_t rows, held;          /* room; the block whose results the shared memory has, -1: none */
 };
 
-/* teacher may be NULL with LOSS_CE; otherwise it has the student's vocabulary: EX_DATAERR after a message where not. */
+/* teacher may be NULL with LOSS_CE or training->top; otherwise it has the student's vocabulary: EX_DATAERR after a message where not. */
 int trainer_open(struct trainer *trainer, struct network *student, struct network *teacher,
                  struct parameters *parameters, const struct training *training);
 void trainer_close(struct trainer *trainer);

@@ -314,7 +314,8 @@ static void check_loss(int64_t d, bool differences)
     static const float cross[N] = {1, 0, 0.25f, 0, 0}, distill[N] = {0, 1, 0.75f, 0, 1};
     double lse[N], teacher_lse[N], cost[2 * N], total = 0, *at;
     int32_t last[N];
-    struct loss_case c = {N, d, {last, cross, distill, lse, NULL, teacher_lse}, cost};
+    struct loss_case c = {N, d, {.target = last, .cross = cross, .distill = distill, .lse = lse,
+                                 .teacher_lse = teacher_lse}, cost};
     float *x = normal("x", N * d), *teacher = normal("t", N * d), *gradient = normal("x", N * d);
 
     for (int i = 0; i < N; i++)
