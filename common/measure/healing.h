@@ -18,10 +18,15 @@ struct healing {
     int64_t evaluate_every;      /* steps, and at the end; 0: at the end */
 
     int lock, log_fd;            /* -1 */
+    int64_t block;               /* that is trained by itself, see measure/healing_blocks.h; -1: the whole model is */
+    int64_t behind, all_steps;   /* then: steps of blocks before, and of all */
+    int (*add)(void *context, const struct micro_batch *batch, int64_t window);          /* then: in place of */
+    void *context;                                                                       /* trainer_add() */
 
     /* Private. */
     char *log_path;
-    int64_t window, tokens, first_step;          /* windows used; tokens and steps since the start of this process */
+    int64_t window, tokens, first_step;          /* windows used; tokens since the start of this process; its step */
+    int64_t log_bytes;           /* of the log at the state */
     double start, seconds;       /* seconds: of processes before */
 };
 

@@ -248,6 +248,13 @@ static void add_window(const struct training_text *text, int64_t window, struct 
     }
 }
 
+int64_t training_text_window(struct training_text *text, int64_t number)
+{
+    if (number / text->windows != text->pass)
+        shuffle(text, number / text->windows);
+    return text->order[number % text->windows];
+}
+
 struct micro_batch training_text_batch(struct training_text *text, int64_t first, int64_t count)
 {
     size_t most_tokens = (size_t)(count * text->context);
@@ -256,11 +263,8 @@ struct micro_batch training_text_batch(struct training_text *text, int64_t first
     int64_t *length = xmallocarray(most_tokens, sizeof *length), total = 0;
     struct micro_batch batch = {.token = token, .length = length, .counts = counts};
 
-    for (int64_t i = first; i < first + count; i++) {
-        if (i / text->windows != text->pass)
-            shuffle(text, i / text->windows);
-        add_window(text, text->order[i % text->windows], &batch, token, counts, length, &total);
-    }
+    for (int64_t i = first; i < first + count; i++)
+        add_window(text, training_text_window(text, i), &batch, token, counts, length, &total);
     return batch;
 }
 

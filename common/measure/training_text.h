@@ -42,6 +42,9 @@ int training_text_open(struct training_text *text, const char *const *paths, int
 struct micro_batch training_text_batch(struct training_text *text, int64_t first, int64_t count);
 void training_batch_free(struct micro_batch *batch);
 
+/* Which window (0..windows-1) has this number; its tokens are ids.id[window * context] and on, at most context. */
+int64_t training_text_window(struct training_text *text, int64_t number);
+
 void training_text_close(struct training_text *text);
 
 #endif
