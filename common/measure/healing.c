@@ -164,10 +164,10 @@ static bool is_of_block(const struct healing *h, int64_t number)
 int healing_resume(struct healing *h)
 {
     struct json *position = NULL;
-    int count, rc = EX_OK;
+    int count, i, rc = EX_OK;
     int64_t *step = healing_states(h, &count);
 
-    for (int i = 0; i < count && !position; i++) {
+    for (i = 0; i < count && !position; i++) {
         char *path = healing_state_path(h, step[i]);
 
         if (is_of_block(h, step[i]))
@@ -183,6 +183,7 @@ int healing_resume(struct healing *h)
         return rc;
     if (position) {
         healing_take(h, position);
+        healing_remove_states(h, i > KEPT ? i : KEPT);   /* one more where it was stopped before it could */
         if (h->block >= 0)
             note("block %lld goes on behind step %lld", (long long)h->block, (long long)h->trainer->step);
         else
