@@ -226,7 +226,8 @@ int healing_blocks_hold(struct healing_blocks *b, const char *name)
 void healing_blocks_close(struct healing_blocks *b, bool done)
 {
     blocks_shut(b);
-    for (int64_t layer = 0; done && b->trained && layer < b->student->config.n_layer; layer++) {
+    /* The last one first: whenever it is stopped, what is left is where a training goes on from. */
+    for (int64_t layer = b->last; done && b->trained && layer >= 0; layer--) {
         char *path = blocks_path(b, layer);
 
         unlink(path);
