@@ -225,6 +225,12 @@ struct device {
      * cross and distill multiply them, 0 where these are. */
     void (*loss)(float *logits, const struct loss_rows *rows, float factor, int64_t n, int64_t d, double *cost);
 
+    /* Of each row of x [n, d] and y (contiguous): cost[i] (host) = |x - y|^2 / |y|^2, sums in double, and dx = (with
+     * add: +=) its gradient of x times weight[i] (host). A row of weight 0 costs 0, whatever its numbers are; where
+     * another y is all zeros, neither is finite. */
+    void (*deviation)(float *dx, bool add, const float *x, const float *y, const float *weight, int64_t n, int64_t d,
+                      double *cost);
+
     /* In double. */
     double (*sum_squares)(const float *x, int64_t count);
 

@@ -243,6 +243,6 @@ const struct device device_cpu = {
     .log_sum_exp = log_sum_exp, .divergence = divergence, .place_trained = cpu_place_trained, .numbers = cpu_numbers,
     .multiply_back = cpu_multiply_back, .multiply_gradient = cpu_multiply_gradient, .gemm_back = cpu_gemm_back,
     .gemm_gradient = cpu_gemm_gradient, .rms_norm_back = cpu_rms_norm_back, .attend_back = cpu_attend_back,
-    .silu_multiply_back = cpu_silu_multiply_back, .loss = cpu_loss, .sum_squares = cpu_sum_squares,
-    .adamw = cpu_adamw,
+    .silu_multiply_back = cpu_silu_multiply_back, .loss = cpu_loss, .deviation = cpu_deviation,
+    .sum_squares = cpu_sum_squares, .adamw = cpu_adamw,
 };

@@ -87,6 +87,8 @@ void cpu_rms_norm_back(float *dx, bool add, float *dweight, const float *dy, con
                        const float *weight, int64_t n, int64_t d, double epsilon);
 void cpu_silu_multiply_back(float *gate, float *up, const float *dy, int64_t count);
 void cpu_loss(float *logits, const struct loss_rows *rows, float factor, int64_t n, int64_t d, double *cost);
+void cpu_deviation(float *dx, bool add, const float *x, const float *y, const float *weight, int64_t n, int64_t d,
+                   double *cost);
 double cpu_sum_squares(const float *x, int64_t count);
 void cpu_adamw(float *x, const float *dx, float *mean, float *square, const struct adamw *step, int64_t count);
 

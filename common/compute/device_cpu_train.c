@@ -365,6 +365,49 @@ void cpu_loss(float *logits, const struct loss_rows *rows, float factor, int64_t
     parallel_for(n, loss_item, &p);
 }
 
+struct deviation {
+    float *dx;
+    bool add;
+    const float *x, *y, *weight;
+    int64_t d;
+    double *cost;
+};
+
+static void deviation_row(void *context, int64_t i, int thread)
+{
+    const struct deviation *p = context;
+    const float *x = p->x + i * p->d, *y = p->y + i * p->d;
+    float *dx = p->dx + i * p->d, factor;
+    double apart[8] = {0}, size[8] = {0};
+
+    (void)thread;
+    if (!p->add)
+        memset(dx, 0, (size_t)p->d * sizeof *dx);
+    p->cost[i] = 0;
+    if (p->weight[i] == 0)
+        return;
+    for (int64_t j = 0; j < p->d; j++) {
+        double between = (double)x[j] - (double)y[j];
+
+        apart[j % 8] += between * between;
+        size[j % 8] += (double)y[j] * (double)y[j];
+    }
+    for (int k = 1; k < 8; k++) {
+        apart[0] += apart[k];
+        size[0] += size[k];
+    }
+    p->cost[i] = apart[0] / size[0];
+    factor = (float)(2 * (double)p->weight[i] / size[0]);
+    for (int64_t j = 0; j < p->d; j++)
+        dx[j] += factor * (x[j] - y[j]);
+}
+
+void cpu_deviation(float *dx, bool add, const float *x, const float *y, const float *weight, int64_t n, int64_t d,
+                   double *cost)
+{
+    parallel_for(n, deviation_row, &(struct deviation){dx, add, x, y, weight, d, cost});
+}
+
 static void squares_piece(void *context, int64_t item, int thread)
 {
     const struct pieces *p = context;

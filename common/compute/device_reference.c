@@ -351,6 +351,6 @@ const struct device device_reference = {
     .multiply_back = reference_multiply_back, .multiply_gradient = reference_multiply_gradient,
     .gemm_back = reference_gemm_back, .gemm_gradient = reference_gemm_gradient,
     .rms_norm_back = reference_rms_norm_back, .attend_back = reference_attend_back,
-    .silu_multiply_back = reference_silu_multiply_back, .loss = reference_loss, .sum_squares = reference_sum_squares,
-    .adamw = reference_adamw,
+    .silu_multiply_back = reference_silu_multiply_back, .loss = reference_loss, .deviation = reference_deviation,
+    .sum_squares = reference_sum_squares, .adamw = reference_adamw,
 };

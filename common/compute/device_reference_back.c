@@ -292,6 +292,25 @@ void reference_loss(float *logits, const struct loss_rows *rows, float factor, i
     }
 }
 
+void reference_deviation(float *dx, bool add, const float *x, const float *y, const float *weight, int64_t n, int64_t d,
+                         double *cost)
+{
+    for (int64_t i = 0; i < n; i++, dx += d, x += d, y += d) {
+        double apart = 0, size = 0;
+
+        for (int64_t j = 0; j < d; j++) {
+            apart += ((double)x[j] - (double)y[j]) * ((double)x[j] - (double)y[j]);
+            size += (double)y[j] * (double)y[j];
+        }
+        cost[i] = weight[i] != 0 ? apart / size : 0;
+        for (int64_t j = 0; j < d; j++) {
+            double slope = weight[i] != 0 ? 2 * (double)weight[i] / size * ((double)x[j] - (double)y[j]) : 0;
+
+            dx[j] = (float)(slope + (add ? dx[j] : 0));
+        }
+    }
+}
+
 double reference_sum_squares(const float *x, int64_t count)
 {
     double sum = 0;

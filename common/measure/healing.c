@@ -1,5 +1,5 @@
 /* healing.c - steps, and what is written on the way. */
-#include "measure/healing.h"
+#include "measure/healing_internal.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
@@ -39,10 +39,12 @@ static char *smaller(const struct healing *h, double limit)
         struct trainer_memory m = trainer_memory(&with_less, batch * h->text->context, 2);
 
         if ((double)m.total <= limit)
-            return xasprintf("--batch %lld --accumulate %lld --memory 0 takes %.0f MiB", (long long)batch,
+            return xasprintf("--batch %lld --accumulate %lld --memory 0 takes %.0f MiB; --scope block holds "
+                             "one block at a time", (long long)batch,
                              (long long)(divide_up(h->batch, batch) * h->accumulate), mib(m.total));
     }
-    return xasprintf("not even --batch 1 --memory 0 fits: take a shorter --context, or --train less");
+    return xasprintf("not even --batch 1 --memory 0 fits: take --scope block, which holds one block at a time, "
+                     "a shorter --context, or --train less");
 }
 
 int healing_plan(const struct healing *h)
@@ -67,7 +69,7 @@ int healing_plan(const struct healing *h)
 
 /* ---- the folder ---- */
 
-static char *state_path(const struct healing *h, int64_t step)
+char *healing_state_path(const struct healing *h, int64_t step)
 {
     return xasprintf("%s/%s%08lld", h->work, prefix, (long long)step);
 }
@@ -79,8 +81,7 @@ static int descending(const void *a, const void *b)
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-/* The steps of all states, newest first; the caller's. */
-static int64_t *states(const struct healing *h, int *count)
+int64_t *healing_states(const struct healing *h, int *count)
 {
     DIR *directory = opendir(h->work);
     int64_t *step = NULL;
@@ -106,14 +107,13 @@ static int64_t *states(const struct healing *h, int *count)
     return step;
 }
 
-/* Removes states but for the newest so many. */
-static void remove_states(const struct healing *h, int kept)
+void healing_remove_states(const struct healing *h, int kept)
 {
     int count;
-    int64_t *step = states(h, &count);
+    int64_t *step = healing_states(h, &count);
 
     for (int i = kept; i < count; i++) {
-        char *path = state_path(h, step[i]);
+        char *path = healing_state_path(h, step[i]);
 
         unlink(path);
         free(path);
@@ -121,7 +121,7 @@ static void remove_states(const struct healing *h, int kept)
     free(step);
 }
 
-static int open_folder(struct healing *h)
+int healing_open_folder(struct healing *h)
 {
     if (!h->work)
         return EX_OK;
@@ -135,8 +135,7 @@ static int open_folder(struct healing *h)
     return EX_OK;
 }
 
-/* The log as it was at the state, of so many bytes: what came behind comes again. */
-static int open_log(struct healing *h, int64_t bytes)
+int healing_open_log(struct healing *h)
 {
     struct stat about;
 
@@ -147,53 +146,76 @@ static int open_log(struct healing *h, int64_t bytes)
     if (h->log_fd < 0 || fstat(h->log_fd, &about))
         return fail(EX_CANTCREAT, "cannot open '%s':", h->log_path);
     if (S_ISREG(about.st_mode)
-        && (ftruncate(h->log_fd, least(bytes, about.st_size)) || lseek(h->log_fd, 0, SEEK_END) < 0))
+        && (ftruncate(h->log_fd, least(h->log_bytes, about.st_size)) || lseek(h->log_fd, 0, SEEK_END) < 0))
         return fail(EX_IOERR, "cannot shorten '%s':", h->log_path);
     return EX_OK;
 }
 
-static int resume(struct healing *h, int64_t *log_bytes)
+void healing_take(struct healing *h, const struct json *position)
+{
+    h->window = json_as_int(json_at(position, "window"), 0);
+    h->seconds = json_as_real(json_at(position, "seconds"), 0);
+    h->log_bytes = json_as_int(json_at(position, "log_bytes"), 0);
+}
+
+/* Whether a state of this number is of the block at hand. */
+static bool is_of_block(const struct healing *h, int64_t number)
+{
+    return h->block < 0 || (number > h->behind && number <= h->behind + h->trainer->training.steps);
+}
+
+int healing_resume(struct healing *h)
 {
     struct json *position = NULL;
-    int count, rc = EX_OK;
-    int64_t *step = states(h, &count);
+    int count, i, rc = EX_OK;
+    int64_t *step = healing_states(h, &count);
 
-    for (int i = 0; i < count && !position; i++) {
-        char *path = state_path(h, step[i]);
+    for (i = 0; i < count && !position; i++) {
+        char *path = healing_state_path(h, step[i]);
 
-        rc = snapshot_read(path, h->trainer, h->about, &position);
+        if (is_of_block(h, step[i]))
+            rc = snapshot_read(path, h->trainer, h->about, &position);
         free(path);
         if (rc && rc != EX_DATAERR)
             break;
     }
     free(step);
-    if (rc == EX_DATAERR)
+    if (rc == EX_DATAERR && !position)
         warn("no whole state in '%s': it starts anew", h->work);
     if (rc && rc != EX_DATAERR)
         return rc;
     if (position) {
-        h->window = json_as_int(json_at(position, "window"), 0);
-        h->seconds = json_as_real(json_at(position, "seconds"), 0);
-        *log_bytes = json_as_int(json_at(position, "log_bytes"), 0);
-        note("goes on behind step %lld", (long long)h->trainer->step);
+        healing_take(h, position);
+        healing_remove_states(h, i > KEPT ? i : KEPT);   /* one more where it was stopped before it could */
+        if (h->block >= 0)
+            note("block %lld goes on behind step %lld", (long long)h->block, (long long)h->trainer->step);
+        else
+            note("goes on behind step %lld", (long long)h->trainer->step);
     }
     json_drop(position);
     return EX_OK;
 }
 
-static int save(struct healing *h)
+struct json *healing_position(const struct healing *h)
 {
     struct json *position = json_make_object();
-    char *path = state_path(h, h->trainer->step);
-    int rc = EX_OK;
 
     if (h->log_fd >= 0)
         fdatasync(h->log_fd);
     json_put(position, "window", json_make_int(h->window));
     json_put(position, "seconds", json_make_number(h->seconds + clock_seconds() - h->start));
     json_put(position, "log_bytes", json_make_int(h->log_fd < 0 ? 0 : (int64_t)lseek(h->log_fd, 0, SEEK_CUR)));
-    if (!(rc = snapshot_write(path, h->trainer, h->about, position)))
-        remove_states(h, KEPT);
+    return position;
+}
+
+static int save(struct healing *h)
+{
+    struct json *position = healing_position(h);
+    char *path = healing_state_path(h, h->behind + h->trainer->step);
+    int rc = snapshot_write(path, h->trainer, h->about, position);
+
+    if (!rc)
+        healing_remove_states(h, KEPT);
     json_drop(position);
     free(path);
     return rc;
@@ -209,10 +231,14 @@ static int write_log(struct healing *h, const struct stepped *s, double perplexi
 
     if (h->log_fd < 0)
         return json_drop(line), EX_OK;
+    if (h->block >= 0)
+        json_put(line, "block", json_make_int(h->block));
     json_put(line, "step", json_make_int(h->trainer->step));
     json_put(line, "loss", json_make_number(s->loss));
-    json_put(line, "cross_entropy", json_make_number(s->cross));
-    json_put(line, "divergence", json_make_number(s->divergence));
+    if (h->trainer->training.loss != LOSS_FEATURE) {
+        json_put(line, "cross_entropy", json_make_number(s->cross));
+        json_put(line, "divergence", json_make_number(s->divergence));
+    }
     json_put(line, "gradient_norm", json_make_number(s->norm));
     json_put(line, "learning_rate", json_make_number(s->rate));
     json_put(line, "counted_tokens", json_make_int(s->counted));
@@ -232,15 +258,18 @@ static int write_log(struct healing *h, const struct stepped *s, double perplexi
 /* The line that shows how far it has come, and a message of each step with --verbose. */
 static void show(struct healing *h, const struct stepped *s)
 {
-    static char label[96];
+    static char label[128];
     double passed = clock_seconds() - h->start, speed = (double)h->tokens / passed;
-    int64_t step = h->trainer->step, left = h->trainer->training.steps - step;
+    int64_t step = h->behind + h->trainer->step, left = h->all_steps - step;
+    char block[32] = "";
 
-    snprintf(label, sizeof label, "loss %.4f, rate %.2g, %.0f tokens/s, %.0f s left", s->loss, s->rate, speed,
+    if (h->block >= 0)
+        snprintf(block, sizeof block, "block %lld, ", (long long)h->block);
+    snprintf(label, sizeof label, "%sloss %.4f, rate %.2g, %.0f tokens/s, %.0f s left", block, s->loss, s->rate, speed,
              passed / (double)(step - h->first_step) * (double)left);
     progress_step(label);
-    inform("step %lld: loss %.4f, gradient %.3g, rate %.3g, %.0f tokens/s", (long long)step, s->loss, s->norm, s->rate,
-           speed);
+    inform("%sstep %lld: loss %.4f, gradient %.3g, rate %.3g, %.0f tokens/s", block, (long long)h->trainer->step,
+           s->loss, s->norm, s->rate, speed);
 }
 
 static int add_batch(struct healing *h)
@@ -249,7 +278,9 @@ static int add_batch(struct healing *h)
     int rc = h->logits ? teacher_logits_read(h->logits, h->text, h->window, h->batch) : EX_OK;
 
     batch.top = h->logits ? &h->logits->top : NULL;
-    if (!rc)
+    if (!rc && h->add)
+        rc = h->add(h->context, &batch, h->window);
+    else if (!rc)
         trainer_add(h->trainer, &batch);
     h->window += h->batch;
     for (int i = 0; i < batch.sequences; i++)
@@ -281,15 +312,19 @@ static double evaluate(struct healing *h)
     return exp(cross / (double)counted);
 }
 
-static int take_steps(struct healing *h)
+void healing_start(struct healing *h)
+{
+    h->first_step = h->behind + h->trainer->step;
+    h->start = clock_seconds();
+    progress_start("healing", h->all_steps - h->first_step);
+}
+
+int healing_steps(struct healing *h)
 {
     int64_t steps = h->trainer->training.steps;
     struct stepped stepped;
     int rc = EX_OK;
 
-    progress_start("healing", steps - h->trainer->step);
-    h->first_step = h->trainer->step;
-    h->start = clock_seconds();
     while (!rc && h->trainer->step < steps) {
         for (int64_t i = 0; i < h->accumulate && !rc; i++)
             rc = add_batch(h);
@@ -298,27 +333,26 @@ static int take_steps(struct healing *h)
         if (!rc && h->work && h->checkpoint_every && h->trainer->step % h->checkpoint_every == 0)
             rc = save(h);
     }
-    progress_stop();
     return rc;
 }
 
 int healing_run(struct healing *h)
 {
-    int64_t log_bytes = 0;
     int rc;
 
-    if (!h->trainer->student->device->products(h->products))
-        return fail(EX_UNAVAILABLE, "--products %s: this processor can't (AVX512-BF16), or not on this device",
-                    product_names[h->products]);
-    if ((rc = open_folder(h)) || (h->work && (rc = resume(h, &log_bytes))) || (rc = open_log(h, log_bytes)))
+    h->all_steps = h->trainer->training.steps;
+    if ((rc = healing_open_folder(h)) || (h->work && (rc = healing_resume(h))) || (rc = healing_open_log(h)))
         return rc;
-    return take_steps(h);
+    healing_start(h);
+    rc = healing_steps(h);
+    progress_stop();
+    return rc;
 }
 
 void healing_close(struct healing *h, bool done)
 {
     if (done && h->work)
-        remove_states(h, 0);
+        healing_remove_states(h, 0);
     if (h->log_path && h->log_fd >= 0)
         close(h->log_fd);
     if (h->work && h->lock >= 0)

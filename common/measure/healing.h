@@ -15,16 +15,21 @@ struct healing {
     const struct json *about;    /* of model, text and options: all that the result depends on */
     const char *work;            /* the folder; NULL: none */
     const char *log;             /* NULL: `log` in the folder, or none */
-    enum products products;      /* that the steps use; evaluations have f32 */
+    enum products products;      /* that the device is set to; evaluations have f32 */
     int64_t checkpoint_every;    /* steps; 0: never */
     struct training_text *evaluation;            /* NULL: none */
     int64_t evaluate_every;      /* steps, and at the end; 0: at the end */
 
     int lock, log_fd;            /* -1 */
+    int64_t block;               /* that is trained by itself, see measure/healing_blocks.h; -1: the whole model is */
+    int64_t behind, all_steps;   /* then: steps of blocks before, and of all */
+    int (*add)(void *context, const struct micro_batch *batch, int64_t window);          /* then: in place of */
+    void *context;                                                                       /* trainer_add() */
 
     /* Private. */
     char *log_path;
-    int64_t window, tokens, first_step;          /* windows used; tokens and steps since the start of this process */
+    int64_t window, tokens, first_step;          /* windows used; tokens since the start of this process; its step */
+    int64_t log_bytes;           /* of the log at the state */
     double start, seconds;       /* seconds: of processes before */
 };
 
@@ -33,8 +38,7 @@ int healing_plan(const struct healing *healing);
 
 /* Makes the folder, and goes on from its newest whole state. A line of JSON per step goes to the log; every
  * checkpoint_every steps a state, `checkpoint-STEP`, of which the last two are kept. Errors are those of trainer_step()
- * and of snapshot.h; EX_CANTCREAT where another process has the folder, EX_UNAVAILABLE where
- * the machine has no such products. */
+ * and of snapshot.h; EX_CANTCREAT where another process has the folder. */
 int healing_run(struct healing *healing);
 
 /* Closes. done: its result is where it belongs, and no state is needed any more; the log stays. */

@@ -11,13 +11,15 @@
 enum { KEY_TEACHER = 1, KEY_LOSS, KEY_MIX, KEY_TRAIN, KEY_STEPS, KEY_BATCH, KEY_CONTEXT, KEY_ACCUMULATE, KEY_RATE,
        KEY_SCHEDULE, KEY_WARMUP, KEY_CLIP, KEY_DECAY, KEY_BETAS, KEY_MEMORY, KEY_LOG, KEY_DTYPE, KEY_TOKENS, KEY_EPOCHS,
        KEY_SKIP, KEY_WORK, KEY_CHECKPOINT, KEY_EVAL_EVERY, KEY_EVAL_TEXT, KEY_ALL, KEY_TEMPLATE, KEY_DATE,
-       KEY_PRODUCTS, KEY_LIMIT, KEY_LOGITS };
+       KEY_PRODUCTS, KEY_LIMIT, KEY_LOGITS, KEY_SCOPE };
 
 static const struct {
     const char *name;
     unsigned classes;
 } classes[] = {{"cores", TRAIN_CORES}, {"norms", TRAIN_NORMS}, {"scales", TRAIN_SCALES}, {"matrices", TRAIN_MATRICES},
                {"all", TRAIN_ALL}};
+
+static const char *const scopes[] = {"model", "block", NULL};
 
 struct heal_options heal_options = {.batch = 8, .accumulate = 1, .dtype = -1, .checkpoint_every = 100};
 
@@ -27,8 +29,12 @@ const struct argp_option heal_table[] = {
     {"teacher-logits", KEY_LOGITS, "FILE", 0, "or its predictions of this text in these windows (evaluate logits): the "
      "most likely ids of each token, and all others as one", 1},
     {"loss", KEY_LOSS, "LOSS", 0, "kl: the divergence from the teacher's predictions (the default with a teacher); ce: "
-     "the cross entropy of the next token (the default without); mix: of both", 1},
+     "the cross entropy of the next token (the default without); mix: of both; feature: how far the states behind each "
+     "block are from the teacher's (the default with --scope block); final norm and head learn nothing from it", 1},
     {"mix", KEY_MIX, "W", 0, "of --loss mix: W times ce, 1 - W times kl (default: 0.5)", 1},
+    {"scope", KEY_SCOPE, "SCOPE", 0, "model: all blocks together (the default); block: one after the other, each to "
+     "give what the teacher's block does for the states that leave those before it; only one block of each model is in "
+     "memory. Steps, and what is said in steps, are of each block", 1},
     {"train", KEY_TRAIN, "LIST", 0, "what is trained: cores, norms, scales of packed cores, matrices that are whole, "
      "joined by commas, or all: the first three (the default)", 1},
     {NULL, 0, NULL, 0, "How long:", 2},
@@ -70,7 +76,7 @@ const struct argp_option heal_table[] = {
     {"products", KEY_PRODUCTS, "TYPE", 0, "multiply in f32 (the default), or in bf16, summed in f32: faster where the "
      "processor can, and less exact; perplexities on the way are measured in f32", 6},
     {"memory", KEY_MEMORY, "SIZE", 0, "spend up to SIZE bytes on results that would otherwise be computed twice "
-     "(default: 1G)", 6},
+     "(default: 1G); with --scope block: on hidden states, which are in a file in $TMPDIR otherwise", 6},
     {0},
 };
 
@@ -103,6 +109,40 @@ static void parse_betas(char *value)
     heal_options.training.beta2 = option_real("--betas", second, 0, 0.9999999);
 }
 
+/* The loss, and what goes with it. */
+static void check_loss(void)
+{
+    struct training *t = &heal_options.training;
+    bool block = heal_options.scope == SCOPE_BLOCK;
+    const char *logits = heal_options.teacher_logits;
+
+    if (block && !heal_options.teacher)
+        die(EX_USAGE, "--scope block needs --teacher: its blocks are what those of the model are to be like");
+    if (block && !strcmp(heal_options.teacher, "-"))
+        die(EX_USAGE, "--scope block reads the teacher twice: it can't come from standard input");
+    if (block && heal_options.loss_given && t->loss != LOSS_FEATURE)
+        die(EX_USAGE, "--scope block has no predictions of a whole model, which --loss %s is about: its loss is "
+            "feature", loss_names[t->loss]);
+    if (block && heal_options.eval_text)
+        die(EX_USAGE, "--scope block has no whole model to measure on --eval-text: evaluate does it behind");
+    if (heal_options.teacher && logits)
+        die(EX_USAGE, "--teacher, --teacher-logits: one of them is the teacher");
+    if (logits && !strcmp(logits, "-"))
+        die(EX_USAGE, "--teacher-logits can't come from standard input: it is read in any order");
+    if (!heal_options.loss_given)
+        t->loss = block ? LOSS_FEATURE : heal_options.teacher || logits ? LOSS_KL : LOSS_CE;
+    if (t->loss == LOSS_FEATURE && !heal_options.teacher)
+        die(EX_USAGE, "--loss feature needs --teacher: it is about the states of its blocks");
+    if (t->loss != LOSS_CE && !heal_options.teacher && !logits)
+        die(EX_USAGE, "--loss %s needs --teacher or --teacher-logits", loss_names[t->loss]);
+    if (t->loss == LOSS_CE && logits)
+        die(EX_USAGE, "--loss ce has no use for --teacher-logits");
+    if (t->loss == LOSS_CE && heal_options.teacher)
+        die(EX_USAGE, "--loss ce has no use for --teacher");
+    if (heal_options.mix_given && t->loss != LOSS_MIX)
+        die(EX_USAGE, "--mix needs --loss mix");
+}
+
 static void check(void)
 {
     if (!heal_options.count)
@@ -111,20 +151,7 @@ static void check(void)
         die(EX_USAGE, "--steps, --tokens, --epochs: one of them says how long");
     if (heal_options.eval_every && !heal_options.eval_text)
         die(EX_USAGE, "--eval-every needs --eval-text");
-    if (heal_options.teacher && heal_options.teacher_logits)
-        die(EX_USAGE, "--teacher, --teacher-logits: one of them is the teacher");
-    if (heal_options.teacher_logits && !strcmp(heal_options.teacher_logits, "-"))
-        die(EX_USAGE, "--teacher-logits can't come from standard input: it is read in any order");
-    if (!heal_options.loss_given)
-        heal_options.training.loss = heal_options.teacher || heal_options.teacher_logits ? LOSS_KL : LOSS_CE;
-    if (heal_options.training.loss != LOSS_CE && !heal_options.teacher && !heal_options.teacher_logits)
-        die(EX_USAGE, "--loss %s needs --teacher or --teacher-logits", loss_names[heal_options.training.loss]);
-    if (heal_options.training.loss == LOSS_CE && heal_options.teacher_logits)
-        die(EX_USAGE, "--loss ce has no use for --teacher-logits");
-    if (heal_options.training.loss == LOSS_CE && heal_options.teacher)
-        die(EX_USAGE, "--loss ce has no use for --teacher");
-    if (heal_options.mix_given && heal_options.training.loss != LOSS_MIX)
-        die(EX_USAGE, "--mix needs --loss mix");
+    check_loss();
     if (!heal_options.classes)
         heal_options.classes = TRAIN_ALL;
     if (!strcmp(heal_options.model, "-"))
@@ -204,6 +231,8 @@ error_t heal_parse(int key, char *value, struct argp_state *state)
         return heal_options.teacher = value, 0;
     case KEY_LOGITS:
         return heal_options.teacher_logits = value, 0;
+    case KEY_SCOPE:
+        return heal_options.scope = (enum scope)option_word("--scope", value, scopes), 0;
     case KEY_TRAIN:
         return heal_options.classes = parse_classes(value), 0;
     case KEY_BATCH:
@@ -239,6 +268,8 @@ void heal_describe(struct json *about)
         if (heal_options.classes & classes[i].classes)
             json_append(trained, json_make_string(classes[i].name));
     json_put(about, "train", trained);
+    if (heal_options.scope == SCOPE_BLOCK)
+        json_put(about, "scope", json_make_string(scopes[heal_options.scope]));
     json_put(about, "loss", json_make_string(loss_names[t->loss]));
     if (t->loss == LOSS_MIX)
         json_put(about, "mix", json_make_number(t->cross_weight));

@@ -8,6 +8,7 @@
 #include <argp.h>
 
 enum { HEAL_CONTEXT = 256 };     /* tokens of a window, where the model takes so many */
+enum scope { SCOPE_MODEL, SCOPE_BLOCK };         /* what is trained at a time */
 
 struct heal_options {
     const char *model, *teacher, *teacher_logits, *log, *work, *eval_text, *template, *date;
@@ -19,6 +20,7 @@ struct heal_options {
     int64_t limit;               /* documents of a file; 0: all */
     bool all;
     unsigned classes;
+    enum scope scope;
     int64_t batch, accumulate;
     int64_t context;             /* 0: HEAL_CONTEXT, or what the model takes */
     enum products products;

@@ -44,7 +44,8 @@ int training_text_open(struct training_text *text, const char *const *paths, int
 struct micro_batch training_text_batch(struct training_text *text, int64_t first, int64_t count);
 void training_batch_free(struct micro_batch *batch);
 
-/* Which window of the text (from 0 on, as they stand in it) comes as this number. */
+/* Which window of the text (0..windows-1, as they stand in it) comes as this number; its tokens are ids.id[window *
+ * context] and on, at most context. */
 int64_t training_text_window(struct training_text *text, int64_t number);
 
 /* What tells two texts apart: tokens, where documents begin, what counts. */

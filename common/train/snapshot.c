@@ -8,11 +8,12 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { VALUES = 1, ALL = 3 };     /* parts: values, mean, square */
 enum { HEAD = 16, SUM = 8, TEXT_MOST = 1 << 24 };
 
 static const char magic[] = "LAPSNAP1";
 
-/* All numbers of a parameter: values, mean, square, which are [floats] of all parameters. */
+/* All numbers of a parameter: values; mean, square, which are [floats] of all parameters. */
 static float *part_of(const struct parameters *p, const struct parameter *one, int part)
 {
     return part == 0 ? one->trainable.values : (part == 1 ? p->mean : p->square) + one->first;
@@ -38,11 +39,11 @@ static int put(struct output *output, struct hash *hash, const void *data, size_
     return output_write(output, data, size);
 }
 
-static int put_numbers(struct output *output, struct hash *hash, const struct parameters *p)
+static int put_numbers(struct output *output, struct hash *hash, const struct parameters *p, int parts)
 {
     int rc = EX_OK;
 
-    for (int part = 0; part < 3; part++)
+    for (int part = 0; part < parts; part++)
         for (int i = 0; i < p->count && !rc; i++) {
             size_t bytes = (size_t)p->list[i].trainable.count * sizeof(float);
             float *host = xaligned(bytes, 1);
@@ -54,7 +55,8 @@ static int put_numbers(struct output *output, struct hash *hash, const struct pa
     return rc;
 }
 
-int snapshot_write(const char *path, const struct trainer *t, const struct json *about, const struct json *position)
+static int write_parts(const char *path, const struct trainer *t, const struct json *about,
+                       const struct json *position, int parts)
 {
     struct json *tree = steps_of(t, about, position);
     char *text = json_write(tree, 0);
@@ -63,9 +65,10 @@ int snapshot_write(const char *path, const struct trainer *t, const struct json 
     struct output output;
     int rc = output_open(&output, path, true);
 
-    parameters_moments(t->parameters);
+    if (parts == ALL)
+        parameters_moments(t->parameters);
     if (!rc && !(rc = put(&output, hash, magic, 8)) && !(rc = put(&output, hash, &length, sizeof length))
-        && !(rc = put(&output, hash, text, length)) && !(rc = put_numbers(&output, hash, t->parameters))) {
+        && !(rc = put(&output, hash, text, length)) && !(rc = put_numbers(&output, hash, t->parameters, parts))) {
         sum = hash_value(hash);
         if (!(rc = output_write(&output, &sum, sizeof sum)))
             rc = output_commit(&output);
@@ -75,6 +78,17 @@ int snapshot_write(const char *path, const struct trainer *t, const struct json 
     free(text);
     json_drop(tree);
     return rc;
+}
+
+int snapshot_write(const char *path, const struct trainer *t, const struct json *about, const struct json *position)
+{
+    return write_parts(path, t, about, position, ALL);
+}
+
+int snapshot_write_done(const char *path, const struct trainer *t, const struct json *about,
+                        const struct json *position)
+{
+    return write_parts(path, t, about, position, VALUES);
 }
 
 /* The JSON text of an open file of this size whose sum is right, and where numbers begin; NULL after a message. */
@@ -119,12 +133,13 @@ static int check_sum(int fd, const char *path, int64_t size)
     return rc;
 }
 
-static int take_numbers(int fd, const char *path, int64_t at, struct parameters *p)
+static int take_numbers(int fd, const char *path, int64_t at, struct parameters *p, int parts)
 {
     int rc = EX_OK;
 
-    parameters_moments(p);
-    for (int part = 0; part < 3; part++)
+    if (parts == ALL)
+        parameters_moments(p);
+    for (int part = 0; part < parts; part++)
         for (int i = 0; i < p->count && !rc; i++) {
             size_t bytes = (size_t)p->list[i].trainable.count * sizeof(float);
             float *host = xaligned(bytes, 1);
@@ -137,24 +152,32 @@ static int take_numbers(int fd, const char *path, int64_t at, struct parameters 
     return rc;
 }
 
+static int check_about(const char *path, const struct json *tree, const struct device *device, const struct json *about)
+{
+    if (json_same(json_at(tree, "about"), about)
+        && !strcmp(json_as_string(json_at(tree, "device"), ""), device->name))
+        return EX_OK;
+    return fail(EX_USAGE, "'%s' belongs to a training of another model, text or other options: finish that one, or "
+                "remove it, or take another --work", path);
+}
+
 static int check_text(const char *path, const struct json *tree, const struct trainer *t, const struct json *about,
-                      int64_t bytes)
+                      int64_t bytes, int parts)
 {
     int64_t floats = parameters_count(t->parameters, ~0u);
+    int rc = check_about(path, tree, t->parameters->device, about);
 
-    if (!json_same(json_at(tree, "about"), about)
-        || strcmp(json_as_string(json_at(tree, "device"), ""), t->parameters->device->name))
-        return fail(EX_USAGE, "'%s' belongs to a training of another model, text or other options: finish that one, or "
-                    "remove it, or take another --work", path);
-    if (json_as_int(json_at(tree, "floats"), -1) != floats || bytes != floats * 3 * (int64_t)sizeof(float))
-        return fail(EX_DATAERR, "'%s': %lld bytes of numbers, expected those of %lld numbers and their moments", path,
-                    (long long)bytes, (long long)floats);
+    if (rc)
+        return rc;
+    if (json_as_int(json_at(tree, "floats"), -1) != floats || bytes != floats * parts * (int64_t)sizeof(float))
+        return fail(EX_DATAERR, "'%s': %lld bytes of numbers, expected those of %lld numbers%s", path,
+                    (long long)bytes, (long long)floats, parts == ALL ? " and their moments" : "");
     if (json_as_int(json_at(tree, "step"), -1) < 0 || json_as_int(json_at(tree, "updates"), -1) < 0)
         return fail(EX_DATAERR, "'%s': no \"step\" and \"updates\"", path);
     return EX_OK;
 }
 
-int snapshot_read(const char *path, struct trainer *t, const struct json *about, struct json **position)
+static int read_parts(const char *path, struct trainer *t, const struct json *about, struct json **position, int parts)
 {
     int64_t size, at = 0;
     struct json *tree = NULL;
@@ -168,12 +191,37 @@ int snapshot_read(const char *path, struct trainer *t, const struct json *about,
     }
     if (!(tree = read_text(fd, path, size, &at)))
         rc = EX_DATAERR;
-    if (!rc && !(rc = check_text(path, tree, t, about, size - SUM - at))
-        && !(rc = take_numbers(fd, path, at, t->parameters))) {
+    if (!rc && !(rc = check_text(path, tree, t, about, size - SUM - at, parts))
+        && !(rc = take_numbers(fd, path, at, t->parameters, parts))) {
         t->step = json_as_int(json_at(tree, "step"), 0);
         t->updates = json_as_int(json_at(tree, "updates"), 0);
         *position = json_keep(json_at(tree, "position"));
     }
+    json_drop(tree);
+    close(fd);
+    return rc;
+}
+
+int snapshot_read(const char *path, struct trainer *t, const struct json *about, struct json **position)
+{
+    return read_parts(path, t, about, position, ALL);
+}
+
+int snapshot_read_done(const char *path, struct trainer *t, const struct json *about, struct json **position)
+{
+    return read_parts(path, t, about, position, VALUES);
+}
+
+int snapshot_belongs(const char *path, const struct device *device, const struct json *about)
+{
+    int64_t size, at = 0;
+    struct json *tree = NULL;
+    int fd, rc = file_open(path, &fd, &size);
+
+    if (rc)
+        return rc;
+    if (size >= HEAD + SUM && (tree = read_text(fd, path, size, &at)))
+        rc = check_about(path, tree, device, about);
     json_drop(tree);
     close(fd);
     return rc;
