@@ -38,8 +38,9 @@ void blocks_shut(struct healing_blocks *b)
 int64_t blocks_windows(const struct healing_blocks *b)
 {
     const struct healing *h = b->healing;
+    int64_t step = h->batch * h->accumulate, all = h->text->windows;
 
-    return least(b->training->steps * h->batch * h->accumulate, h->text->windows);
+    return b->training->steps < divide_up(all, step) ? b->training->steps * step : all;
 }
 
 int64_t blocks_tokens(const struct healing_blocks *b, int64_t window)
