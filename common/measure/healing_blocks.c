@@ -38,8 +38,9 @@ void blocks_shut(struct healing_blocks *b)
 int64_t blocks_windows(const struct healing_blocks *b)
 {
     const struct healing *h = b->healing;
+    int64_t step = h->batch * h->accumulate, all = h->text->windows;
 
-    return least(b->training->steps * h->batch * h->accumulate, h->text->windows);
+    return b->training->steps < divide_up(all, step) ? b->training->steps * step : all;
 }
 
 int64_t blocks_tokens(const struct healing_blocks *b, int64_t window)
@@ -95,6 +96,7 @@ static void add_up(struct healing_blocks *b, int64_t embedding, int64_t block)
         struct blocks_memory *m = &b->memory[i];
         int64_t states = most(h->batch >> i, 1) * h->text->context * c->d_model * number;
 
+        m->embedding = embedding;
         m->hidden = (in_file ? 0 : hidden) + states;
         m->total = most(m->training.total, most(forward, embedding + piece)) + m->hidden;
     }
@@ -168,9 +170,9 @@ int healing_blocks_plan(const struct healing_blocks *b)
     char *fits = NULL;
     int rc;
 
-    note("memory: %.1f MiB: a block %.1f, the teacher's %.1f, gradients and moments %.1f, results %.1f, hidden states "
-         "%.1f", mib(m->total), mib(m->training.weights), mib(m->training.teacher), mib(m->training.trained),
-         mib(m->training.blocks), mib(m->hidden));
+    note("memory: %.1f MiB: hidden states %.1f, and at first the embedding %.1f, then a block %.1f, the teacher's %.1f, "
+         "gradients and moments %.1f, results %.1f", mib(m->total), mib(m->hidden), mib(m->embedding),
+         mib(m->training.weights), mib(m->training.teacher), mib(m->training.trained), mib(m->training.blocks));
     if ((double)m->total <= limit)
         return EX_OK;
     for (int i = 1; i < HEALING_HALVES && h->batch >> i && !fits; i++)

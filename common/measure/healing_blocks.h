@@ -19,6 +19,7 @@ enum { HEALING_HALVES = 21 };    /* batches that are tried: the one asked for, h
 struct blocks_memory {
     struct trainer_memory training;              /* of the block that takes most */
     int64_t hidden;              /* in memory */
+    int64_t embedding;           /* which is there at first */
     int64_t total;
 };
 

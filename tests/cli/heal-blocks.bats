@@ -151,7 +151,7 @@ block() {
 
 @test "memory of blocks is planned; where there isn't enough, it says what would do" {
     run heal "$made/cut.tns" "$made/text" --teacher "$made/dense" --scope block --steps 1 --batch 3 --context 16 -o out.tns
-    [[ $output == *'memory: '*' MiB: a block '* ]]
+    [[ $output == *'memory: '*' MiB: hidden states '*' a block '* ]]
     for _ in {1..100}; do cat "$made/text"; done >long
     run bash -c "ulimit -v 2000000; exec heal '$made/cut.tns' long --teacher '$made/dense' --scope block --steps 1 \\
         --batch 40000 --context 16 -o out.tns"
