@@ -68,7 +68,8 @@ static const struct argp_option table[] = {
     {"by", KEY_BY, "UNIT", 0, "compress one matrix at a time (the default), one block, or one kind of matrix", 3},
     {"moments", KEY_MOMENTS, "FILE", 0, "fit for what the layers see (calibrate)", 3},
     {NULL, 0, NULL, 0, "Of logits:", 4},
-    {"top", KEY_TOP, "K", 0, "write the K largest of each token (default: 64)", 4},
+    {"top", KEY_TOP, "K", 0, "write the K largest of each token (default: 64); windows have --context tokens (default: "
+     "256), conversations --template and --date, as of heal", 4},
     {"dtype", KEY_DTYPE, "TYPE", 0, "as f32 (the default) or f16", 4},
     {"all", KEY_ALL, NULL, 0, "of everything in conversations, as heal --all", 4},
     {NULL, 0, NULL, 0, "Of all:", 5},

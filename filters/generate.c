@@ -45,8 +45,8 @@ static const struct argp_option table[] = {
     {"date", KEY_DATE, "YYYY-MM-DD", 0, "the date, in templates that state it (default: today)", 3},
     {"json", KEY_JSON, NULL, 0, "one line of JSON for each prompt: texts, tokens, counts, speed", 4},
     {NULL, 0, NULL, 0, "A corpus:", 5},
-    {"corpus", KEY_CORPUS, "N", 0, "draw N documents, all beginning with --prompt where it is given; a line of JSON with "
-     "\"text\" for each, as heal takes them", 5},
+    {"corpus", KEY_CORPUS, "N", 0, "draw N documents, all beginning with --prompt where it is given; a line of JSON "
+     "with \"text\" for each, as heal takes them", 5},
     {"first", KEY_FIRST, "M", 0, "from document number M on (default: 0): each depends on seed and number alone, so a "
      "corpus can go on, or be made in parts", 5},
     {"batch", KEY_BATCH, "N", 0, "draw N at once, 16 or more (default: 64)", 5},
@@ -60,7 +60,7 @@ static void check_corpus(void)
     if (!options.corpus && (options.first >= 0 || options.batch || common_options.output))
         die(EX_USAGE, "--%s needs --corpus", options.first >= 0 ? "first" : options.batch ? "batch" : "output");
     if (options.corpus && (from->file || from->messages || options.chat || options.json))
-        die(EX_USAGE, "--corpus makes plain documents: it goes with --prompt, not with files, messages, chat or --json");
+        die(EX_USAGE, "--corpus makes plain documents: it goes with --prompt, not with files, chat or --json");
     if (options.corpus && (!options.temperature || !options.max_tokens))
         die(EX_USAGE, "--corpus draws: --%s must be above 0", options.max_tokens ? "temperature" : "max-tokens");
     if (options.temperature < 0)
@@ -76,7 +76,8 @@ static error_t parse_end(void)
         die(EX_USAGE, "of --prompt, --file and --messages only one can be given");
     if (from->messages && options.system)
         die(EX_USAGE, "--system does not go with --messages: conversations have system messages of their own");
-    if (!options.corpus && !from->prompt && file_is_stdin(from->file ? from->file : from->messages) && file_is_stdin(common_options.input))
+    if (!options.corpus && !from->prompt && file_is_stdin(from->file ? from->file : from->messages)
+        && file_is_stdin(common_options.input))
         die(EX_USAGE, "the model comes from standard input: the prompt must come by --prompt, or from a file");
     if (options.narrowed && !options.temperature)
         die(EX_USAGE, "--top-k and --top-p need a --temperature above 0");

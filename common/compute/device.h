@@ -92,8 +92,8 @@ struct loss_top {
 };
 
 /* What rows of logits cost, and how that depends on them:  cross[i] * (lse_i - logit_i[target]) + distill[i] *
- * KL(softmax(teacher_i) || softmax(logit_i)). With a top, KL is that of distributions over k + 1 outcomes, the k ids and
- * any other: with p the teacher's probabilities, q the row's softmax, r = rest and s the sum of the others' q,
+ * KL(softmax(teacher_i) || softmax(logit_i)). With a top, KL is that of distributions over k + 1 outcomes, the k ids
+ * and any other: with p the teacher's probabilities, q the row's softmax, r = rest and s the sum of the others' q,
  *     sum over the k of p log(p / q) + r log(r / s),   and its gradient q - p for the k, q (1 - r / s) for the others.
  * That is the top-k distillation of Anshumann et al., arXiv:2503.16870, whose bias (the k as if they were all) the one
  * outcome for the rest takes away; at most the whole KL (log sum inequality), and all of it where k is d. All lists are

@@ -126,7 +126,8 @@ static void generate_all(struct work *work, struct network *network)
 {
     struct generating generating = {.work = work, .network = network};
     int64_t batch = least(work->options->batch, (int64_t)work->questions);
-    struct lanes lanes = {.network = network, .count = (int)batch, .begin = begin, .step = step, .context = &generating};
+    struct lanes lanes = {.network = network, .count = (int)batch, .begin = begin, .step = step,
+                          .context = &generating};
 
     generating.answer = xcalloc((size_t)batch + 1, sizeof *generating.answer);
     list_stops(work, generating.stop);

@@ -1,5 +1,5 @@
-/* teacher_logits.h - what a dense model predicts behind each token of a training text, as a file, so that a model can be
- * distilled without its teacher in memory.
+/* teacher_logits.h - what a dense model predicts behind each token of a training text, as a file, so that a model can
+ * be distilled without its teacher in memory.
  *
  * The file is a tensor stream of the dense model's configuration. Each window of the text (see training_text.h; from 0
  * on, as they stand in it) has three tensors, a row for each of its tokens that count, in their order:

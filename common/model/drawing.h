@@ -1,9 +1,9 @@
 /* drawing.h - texts that a model makes up: documents drawn from it, many at once, each until a token that ends it.
  *
- * They begin with what the tokenizer puts in front of every text (Llama's <s>). Many add nothing (SmolLM2, Qwen, Granite):
- * then with the token that stands between documents where such models were trained, "<|endoftext|>" or
- * "<|end_of_text|>", which is not always what the configuration calls BOS: SmolLM2-Instruct's <|im_start|> begins a turn
- * of a conversation, so what follows it is a role's name. A vocabulary with neither: BOS, else EOS. */
+ * They begin with what the tokenizer puts in front of every text (Llama's <s>). Many add nothing (SmolLM2, Qwen,
+ * Granite): then with the token that stands between documents where such models were trained, "<|endoftext|>" or
+ * "<|end_of_text|>", which is not always what the configuration calls BOS: SmolLM2-Instruct's <|im_start|> begins a
+ * turn of a conversation, so what follows it is a role's name. A vocabulary with neither: BOS, else EOS. */
 #ifndef MODEL_DRAWING_H
 #define MODEL_DRAWING_H
 
@@ -37,15 +37,15 @@ struct drawn {
     double seconds;
 };
 
-/* Appends the tokens with which documents begin: the start (see above), and a prompt that all have in common ("": none).
- * EX_DATAERR after a message where there is no such token and no prompt. */
+/* Appends the tokens with which documents begin: the start (see above), and a prompt that all have in common ("":
+ * none). EX_DATAERR after a message where there is no such token and no prompt. */
 int drawing_start(const struct loader *loader, struct tokenizer *tokenizer, const char *prompt, struct ids *start);
 
 /* Document n depends on seed and n, not on threads, on which documents are drawn or on the number of lanes (but on the
  * device, and where a model has chains of three cores or more, the way in which these are multiplied may be chosen by
- * the number of lanes: then the last bits of logits differ). All tokens, of prompts too, go through the model one by one
- * for that. *drawn is set in any case. EX_DATAERR after a message: a start as long as the context, logits that aren't
- * numbers; or what take returned. */
+ * the number of lanes: then the last bits of logits differ). All tokens, of prompts too, go through the model one by
+ * one for that. *drawn is set in any case. EX_DATAERR after a message: a start as long as the context, logits that
+ * aren't numbers; or what take returned. */
 int drawing_run(const struct drawing *drawing, struct drawn *drawn);
 
 #endif

@@ -1,5 +1,5 @@
-/* lanes.h - many sequences through a network side by side, token by token; one that is done makes room for the next. The
- * rows of all go through each matrix together, so that it is read once for all. */
+/* lanes.h - many sequences through a network side by side, token by token; one that is done makes room for the next.
+ * The rows of all go through each matrix together, so that it is read once for all. */
 #ifndef MODEL_LANES_H
 #define MODEL_LANES_H
 
@@ -15,7 +15,7 @@ struct lanes {
      * context; false: there is none any more, and the lane is idle for good. */
     bool (*begin)(void *context, int lane, struct ids *tokens);
 
-    /* The sequences in lanes lane[0..count-1] have come to row i of logits [count, vocab_size] (device, may be changed).
+    /* The sequence in lane[i], i < count, has come to row i of logits [count, vocab_size] (device, may be changed).
      * token[i] is to be the one that goes in next, which there must be room for, or -1: this sequence is done. */
     void (*step)(void *context, const int *lane, int count, float *logits, int32_t *token);
     void *context;

@@ -34,7 +34,7 @@ struct training {
     double rate, beta1, beta2, epsilon, decay;   /* decay: of cores and matrices; norms and scales have none */
     double clip;                 /* of the gradient's norm over all that is trained; 0: none */
     int64_t memory;              /* bytes for what blocks keep, besides one block's */
-    int64_t top;                 /* ids of each token that micro-batches bring from a teacher that isn't there; 0: none */
+    int64_t top;                 /* ids of each token that micro-batches bring from an absent teacher; 0: none */
     bool skip;                   /* a step whose loss or gradient isn't finite changes nothing, and it goes on */
 };
 

@@ -111,18 +111,18 @@ CHECK
 }
 
 @test "of conversations the answers only, or all" {
-    echo '{"messages": [{"role": "user", "content": "Who is it?"}, {"role": "assistant", "content": "It was Lily."}]}' >talk
+    echo '{"messages": [{"role": "user", "content": "Who is it?"}, {"role": "assistant", "content": "It was Lily."}]}' >talk.jsonl
     options=(--context 32 --template chatml)
-    evaluate logits -q "$tiny/model" talk "${options[@]}" --top 512 -o logits
+    evaluate logits -q "$tiny/model" talk.jsonl "${options[@]}" --top 512 -o logits
     for teacher in "--teacher $tiny/model" '--teacher-logits logits'; do
         # shellcheck disable=SC2086
-        heal -q "$tiny/cut.tns" talk "${options[@]}" --batch 3 --steps 3 $teacher --log "log.${teacher%% *}" -o out.tns
+        heal -q "$tiny/cut.tns" talk.jsonl "${options[@]}" --batch 3 --steps 3 $teacher --log "log.${teacher%% *}" -o out.tns
     done
     losses 1e-4 log.--teacher log.--teacher-logits
-    refuses 65 'another text, or for another tokenizer, template or choice of answers' heal -q "$tiny/cut.tns" talk "${options[@]}" \
+    refuses 65 'another text, or for another tokenizer, template or choice of answers' heal -q "$tiny/cut.tns" talk.jsonl "${options[@]}" \
         --all --teacher-logits logits
-    evaluate logits -q "$tiny/model" talk "${options[@]}" --all --top 5 -o logits
-    heal -q "$tiny/cut.tns" talk "${options[@]}" --all --teacher-logits logits --batch 1 --steps 1 -o out.tns
+    evaluate logits -q "$tiny/model" talk.jsonl "${options[@]}" --all --top 5 -o logits
+    heal -q "$tiny/cut.tns" talk.jsonl "${options[@]}" --all --teacher-logits logits --batch 1 --steps 1 -o out.tns
 }
 
 @test "no teacher is loaded, and the plan says so" {
