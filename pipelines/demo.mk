@@ -8,7 +8,7 @@ DEMO_STORIES := chi16-q8
 DEMO_TOKENS := 4096
 #: what make demo-heal heals of SmolLM2, and of the embedded model
 DEMO_HEAL := t2-r8-aware
-DEMO_HEAL_STORIES := chi16
+DEMO_HEAL_STORIES := keep60-aware
 #: for how many steps, unless HEAL_STEPS or HEAL_TOKENS says it
 DEMO_HEAL_STEPS := 30
 # The text for where WikiText-2 can't be downloaded: its first part to calibrate on, the rest to measure on.

@@ -99,7 +99,7 @@ $R/%/report.json: $R/%/parts $$(addprefix $R/$$*/,$$(addsuffix .json,$$(call par
 # Whether the matrix SVD is another model than the run itself is known when the run is there, so its make is one of its own.
 # Of a healed one it is that of what was healed.
 cuts = $(if $(call is_svd,$1),,$(filter mpo-decompose,$(call sentence,$1)))
-with_svd = $(if $(filter svd,$(BASELINES)),$(call cuts,$(call unhealed,$1)))
+with_svd = $(if $(filter svd,$(BASELINES)),$(if $(call cuts_nothing,$(call unhealed,$1)),,$(call cuts,$(call unhealed,$1))))
 make_svd = grep -qs '^\# none' $R/$1/$2/svd.plan || $(MAKE) --no-print-directory $(if $V,,--silent) \
            $R/$1/$2-svd/report.json $(addprefix OTHER_TEXT=,$(other_text))
 with_unhealed = $(and $(filter unhealed,$(BASELINES)),$(call is_healed,$1))

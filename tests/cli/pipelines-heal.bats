@@ -246,6 +246,7 @@ PARQUET
 
 @test "make demo-heal without a network: dense, cut and healed side by side, and what they write" {
     local path=$BATS_TEST_TMPDIR/path
+    pipelines/needs check build demo 2>"$BATS_TEST_TMPDIR/said" || skip "packages that make demo-heal would install"
     mkdir "$path"
     printf '#!/bin/sh\nexit 6\n' >"$path/curl"
     chmod +x "$path/curl"
@@ -253,9 +254,9 @@ PARQUET
         HEAL_OPTIONS='--context 32 --batch 2'
     [ "$status" -eq 0 ]
     [[ $output == *'embedded stories260K'*'WikiText-2 cannot be fetched'*'its training set cannot be fetched'* ]]
-    [ "$(sed -n '/^stories260K: /,/^perplexity/s/^\(dense\|chi16-heal\|chi16\)\*\{0,1\}  .*/\1/p' <<<"$output")" = \
-        $'dense\nchi16\nchi16-heal' ]
+    [ "$(sed -n '/^stories260K: /,/^perplexity/s/^\(dense\|keep60-aware-heal\|keep60-aware\)\*\{0,1\}  .*/\1/p' <<<"$output")" = \
+        $'dense\nkeep60-aware\nkeep60-aware-heal' ]
     [[ $output == *'perplexity: shakespeare-rest.txt, '*' tokens in windows of 512'* && $output != *'other: '* ]]
     [ "$(grep -c '^[a-z0-9-]*\( (.*)\)\{0,1\}: "Once upon a time ..."' <<<"$output")" -eq 3 ]
-    grep -q "heal .* $R/data/shakespeare-first.txt " "$R/stories/chi16-heal/sentence"
+    grep -q "heal .* $R/data/shakespeare-first.txt " "$R/stories/keep60-aware-heal/sentence"
 }
