@@ -61,7 +61,7 @@ demo:
 
 demo_length = $(if $(filter command,$(origin HEAL_STEPS) $(origin HEAL_TOKENS)),,HEAL_STEPS=$(DEMO_HEAL_STEPS))
 # The other source to measure on is the text that is carried here, where it isn't the only one.
-#: the same, but cut and healed: perplexity and KL before and after, on the text that it is healed on and on another
+#: the same, but cut and healed: perplexity and KL before and after, perplexity also on a text of another source
 demo-heal:
 	@CC='$(CC)' pipelines/needs install build demo
 	@$(MAKE) --no-print-directory $(demo_jobs) build
