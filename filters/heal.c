@@ -1,5 +1,6 @@
 /* heal - train what was cut of a model: cores, scales and norms, on a text, to be like the dense model again. */
 #include "base/error.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/number.h"
@@ -119,7 +120,21 @@ static struct json *about(const struct job *job)
     return all;
 }
 
-static int inputs_check(void)
+/* Those that were started, or with --plan any number. */
+static int choose_ranks(struct ranks **ranks)
+{
+    int plan = heal_options.plan, rc = ranks_open(ranks);
+
+    if (rc || plan <= 0 || plan == (*ranks)->count)
+        return rc;
+    if ((*ranks)->count == 1)
+        return *ranks = ranks_imagine(plan), EX_OK;
+    rc = ranks_agree(*ranks, fail(EX_USAGE, "--plan=%d, but %d ranks were started", plan, (*ranks)->count));
+    ranks_close(*ranks, rc);
+    return rc;
+}
+
+static int inputs_check(const struct ranks *ranks)
 {
     const char **inputs = xmallocarray((size_t)heal_options.count + 2, sizeof *inputs);
     int count = 0, rc;
@@ -131,6 +146,9 @@ static int inputs_check(void)
     if (heal_options.eval_text)
         inputs[count++] = heal_options.eval_text;
     rc = passage_one_stream(inputs, count);
+    for (int i = 0; i < count && !rc && ranks->count > 1; i++)
+        if (file_is_stdin(inputs[i]))
+            rc = fail(EX_USAGE, "standard input goes to one of %d ranks: all of them need a file", ranks->count);
     free(inputs);
     return rc;
 }
@@ -156,7 +174,7 @@ static void set_healing(struct job *job)
 
 static int prepare(struct job *job)
 {
-    int rc = inputs_check();
+    int rc = inputs_check(heal_options.training.ranks);
 
     job->selection = (struct selection){heal_options.classes, &common_options.match};
     if (rc || (rc = load(&job->student, heal_options.model, job->device, &job->selection, job))
@@ -173,7 +191,7 @@ static int prepare(struct job *job)
                            &heal_options.training)))
         return rc;
     set_healing(job);
-    return healing_plan(&job->healing);
+    return healing_plan(&job->healing, !heal_options.plan);
 }
 
 /* ---- the model, with what was trained ---- */
@@ -202,26 +220,44 @@ static int change_tensor(void *context, const char *name, struct tensor *tensor)
 {
     return store_vector(&((struct job *)context)->parameters, name, tensor, stored_dtype());
 }
+
+/* The first rank does. */
 static int write_model(struct job *job)
 {
+    if (heal_options.training.ranks->rank)
+        return EX_OK;
     common_options.input = heal_options.model;
     return filter_run(&(struct filter){.program = program.name, .doing = "writing", .options = json_clone(job->history),
                                        .wants = wants, .change = change, .wants_tensor = wants,
                                        .change_tensor = change_tensor, .context = job});
 }
 
+static int run(struct job *job)
+{
+    struct ranks *ranks = heal_options.training.ranks;
+    int rc = ranks_agree(ranks, prepare(job));
+
+    if (!rc && heal_options.plan)
+        return ranks_agree(ranks, healing_forecast(&job->healing, (double)heal_options.link));
+    if (!rc && !(rc = healing_run(&job->healing)))
+        rc = ranks_agree(ranks, write_model(job));
+    healing_close(&job->healing, !rc);
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     struct job job = {.healing = {.lock = -1, .log_fd = -1}};
+    struct ranks *ranks;
     int rc;
 
     heal_options.training = training_usual;
     options_parse(&program, argc, argv);
-    if ((rc = device_choose(common_options.device, &job.device)))
+    if ((rc = device_choose(common_options.device, &job.device)) || (rc = choose_ranks(&ranks)))
         return rc;
-    if (!(rc = prepare(&job)) && !(rc = healing_run(&job.healing)))
-        rc = write_model(&job);
-    healing_close(&job.healing, !rc);
+    heal_options.training.ranks = ranks;
+    rc = run(&job);
+    ranks_close(ranks, rc);
     trainer_close(&job.trainer);
     parameters_close(&job.parameters);
     network_free(&job.student);

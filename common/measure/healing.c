@@ -22,44 +22,57 @@ enum { KEPT = 2 };               /* states */
 
 static const char prefix[] = "checkpoint-";
 
-/* ---- memory ---- */
-
-static double mib(int64_t bytes)
+static struct ranks *ranks_of(const struct healing *h)
 {
-    return (double)bytes / 0x1p20;
+    return h->trainer->training.ranks;
 }
 
-/* What would fit, for the message. */
-static char *smaller(const struct healing *h, double limit)
+/* ---- ranks do the same ---- */
+
+static struct json *all_options(const struct healing *h)
 {
-    struct trainer with_less = *h->trainer;
+    struct json *all = json_clone(h->about);
 
-    with_less.training.memory = 0;
-    for (int64_t batch = h->batch; batch; batch /= 2) {
-        struct trainer_memory m = trainer_memory(&with_less, batch * h->text->context, 2);
+    json_put(all, "shard", json_make_bool(h->trainer->training.shard));
+    json_put(all, "work", json_make_bool(h->work != NULL));
+    json_put(all, "checkpoint_every", json_make_int(h->checkpoint_every));
+    json_put(all, "evaluated_windows", json_make_int(h->evaluation ? h->evaluation->windows : 0));
+    json_put(all, "evaluate_every", json_make_int(h->evaluate_every));
+    return all;
+}
 
-        if ((double)m.total <= limit)
-            return xasprintf("--batch %lld --accumulate %lld --memory 0 takes %.0f MiB", (long long)batch,
-                             (long long)(divide_up(h->batch, batch) * h->accumulate), mib(m.total));
+static int compare(struct json *own, struct json *first)
+{
+    for (void *m = json_first(own); m; m = json_following(own, m)) {
+        const struct json *other = json_at(first, json_key(m));
+        char *mine, *theirs;
+
+        if (json_same(json_value(m), other))
+            continue;
+        mine = json_write(json_value(m), 0);
+        theirs = other ? json_write(other, 0) : xstrdup("nothing");
+        fail(EX_USAGE, "another model, text or other options than those of rank 0: \"%s\" is %s, not %s", json_key(m),
+             mine, theirs);
+        free(mine);
+        free(theirs);
+        return EX_USAGE;
     }
-    return xasprintf("not even --batch 1 --memory 0 fits: take a shorter --context, or --train less");
+    return EX_OK;
 }
 
-int healing_plan(const struct healing *h)
+static int compare_ranks(const struct healing *h)
 {
-    struct trainer_memory m = trainer_memory(h->trainer, h->batch * h->text->context, h->accumulate);
-    double limit = memory_limit();
-    char *fits;
-    int rc;
+    struct json *own = all_options(h), *first;
+    char *text = ranks_of(h)->rank ? NULL : json_write(own, 0), *shared = ranks_text(ranks_of(h), text);
+    int rc = EX_DATAERR;
 
-    note("memory: %.1f MiB: weights %.1f, teacher %.1f, gradients and moments %.1f, results of blocks %.1f, "
-         "logits %.1f", mib(m.total), mib(m.weights), mib(m.teacher), mib(m.trained), mib(m.blocks), mib(m.logits));
-    if ((double)m.total <= limit)
-        return EX_OK;
-    fits = smaller(h, limit);
-    rc = fail(EX_OSERR, "%.0f MiB of memory would be needed, there are %.0f; %s", mib(m.total), limit / 0x1p20, fits);
-    free(fits);
-    return rc;
+    if ((first = json_parse(shared, strlen(shared), "options of rank 0")))
+        rc = compare(own, first);
+    json_drop(own);
+    json_drop(first);
+    free(text);
+    free(shared);
+    return ranks_agree(ranks_of(h), rc);
 }
 
 /* ---- the folder ---- */
@@ -120,7 +133,7 @@ static void remove_states(const struct healing *h, int kept)
 
 static int open_folder(struct healing *h)
 {
-    if (!h->work)
+    if (!h->work || ranks_of(h)->rank)
         return EX_OK;
     if (mkdir(h->work, 0777) && errno != EEXIST)
         return fail(EX_CANTCREAT, "cannot create '%s':", h->work);
@@ -137,6 +150,8 @@ static int open_log(struct healing *h, int64_t bytes)
 {
     struct stat about;
 
+    if (ranks_of(h)->rank)
+        return EX_OK;
     h->log_path = h->log ? xstrdup(h->log) : h->work ? file_join(h->work, "log") : NULL;
     if (!h->log_path)
         return EX_OK;
@@ -149,14 +164,16 @@ static int open_log(struct healing *h, int64_t bytes)
     return EX_OK;
 }
 
+/* Rank 0 has the states. */
 static int resume(struct healing *h, int64_t *log_bytes)
 {
     struct json *position = NULL;
-    int count, rc = EX_OK;
-    int64_t *step = states(h, &count);
+    int count = 0, rc = EX_OK;
+    int64_t *step = ranks_of(h)->rank ? NULL : states(h, &count);
 
+    ranks_of(h)->broadcast(ranks_of(h), &count, sizeof count);
     for (int i = 0; i < count && !position; i++) {
-        char *path = state_path(h, step[i]);
+        char *path = step ? state_path(h, step[i]) : NULL;
 
         rc = snapshot_read(path, h->trainer, h->about, &position);
         free(path);
@@ -178,6 +195,7 @@ static int resume(struct healing *h, int64_t *log_bytes)
     return EX_OK;
 }
 
+/* By all ranks. */
 static int save(struct healing *h)
 {
     struct json *position = json_make_object();
@@ -189,7 +207,7 @@ static int save(struct healing *h)
     json_put(position, "window", json_make_int(h->window));
     json_put(position, "seconds", json_make_number(h->seconds + clock_seconds() - h->start));
     json_put(position, "log_bytes", json_make_int(h->log_fd < 0 ? 0 : (int64_t)lseek(h->log_fd, 0, SEEK_CUR)));
-    if (!(rc = snapshot_write(path, h->trainer, h->about, position)))
+    if (!(rc = snapshot_write(path, h->trainer, h->about, position)) && !ranks_of(h)->rank)
         remove_states(h, KEPT);
     json_drop(position);
     free(path);
@@ -238,38 +256,55 @@ static void show(struct healing *h, const struct stepped *s)
     progress_step(label);
     inform("step %lld: loss %.4f, gradient %.3g, rate %.3g, %.0f tokens/s", (long long)step, s->loss, s->norm, s->rate,
            speed);
+    if (ranks_of(h)->count > 1)
+        inform("step %lld: %.4f s of messages, of which %.4f s were waited for", (long long)step, s->seconds.busy,
+               s->seconds.waited);
 }
 
-static void add_batch(struct healing *h)
+void healing_add(struct healing *h, int64_t i)
 {
-    struct micro_batch batch = training_text_batch(h->text, h->window, h->batch);
+    int64_t number = ranks_of(h)->rank * h->own_count + i;
+    struct micro_batch batch = training_text_batch(h->text, h->window + number * h->own_batch, h->own_batch);
 
+    batch.last = i + 1 == h->own_count;
     trainer_add(h->trainer, &batch);
-    h->window += h->batch;
-    for (int i = 0; i < batch.sequences; i++)
-        h->tokens += batch.length[i];
     training_batch_free(&batch);
 }
 
-/* The perplexity of the whole evaluation text in windows; negative where none is due. */
+static int take_step(struct healing *h, struct stepped *stepped)
+{
+    int rc;
+
+    for (int64_t i = 0; i < h->own_count; i++)
+        healing_add(h, i);
+    if ((rc = trainer_step(h->trainer, stepped)))
+        return rc;
+    h->window += h->batch * h->accumulate;
+    h->tokens += stepped->tokens;
+    return EX_OK;
+}
+
+/* The perplexity of the whole evaluation text in windows, which the ranks take in turn; negative where none is due. */
 static double evaluate(struct healing *h)
 {
-    int64_t step = h->trainer->step, counted = 0;
+    int64_t step = h->trainer->step, counted = 0, batch = h->own_batch, rank = ranks_of(h)->rank;
     bool last = step == h->trainer->training.steps;
-    double cross = 0;
+    double cross = 0, sums[2];
 
     if (!h->evaluation || (!last && (!h->evaluate_every || step % h->evaluate_every)))
         return -1;
-    for (int64_t first = 0; first < h->evaluation->windows; first += h->batch) {
-        struct micro_batch batch = training_text_batch(h->evaluation, first,
-                                                       least(h->batch, h->evaluation->windows - first));
+    for (int64_t first = batch * rank; first < h->evaluation->windows; first += batch * ranks_of(h)->count) {
+        struct micro_batch part = training_text_batch(h->evaluation, first,
+                                                      least(batch, h->evaluation->windows - first));
 
-        trainer_measure(h->trainer, &batch, &cross, &counted);
-        training_batch_free(&batch);
+        trainer_measure(h->trainer, &part, &cross, &counted);
+        training_batch_free(&part);
     }
-    note("step %lld: perplexity %.3f of %lld tokens", (long long)step, exp(cross / (double)counted),
-         (long long)counted);
-    return exp(cross / (double)counted);
+    sums[0] = cross;
+    sums[1] = (double)counted;
+    ranks_of(h)->sum(ranks_of(h), sums, 2);
+    note("step %lld: perplexity %.3f of %.0f tokens", (long long)step, exp(sums[0] / sums[1]), sums[1]);
+    return exp(sums[0] / sums[1]);
 }
 
 static int take_steps(struct healing *h)
@@ -282,12 +317,11 @@ static int take_steps(struct healing *h)
     h->first_step = h->trainer->step;
     h->start = clock_seconds();
     while (!rc && h->trainer->step < steps) {
-        for (int64_t i = 0; i < h->accumulate; i++)
-            add_batch(h);
-        if (!(rc = trainer_step(h->trainer, &stepped)) && !(rc = write_log(h, &stepped, evaluate(h))))
+        if (!(rc = take_step(h, &stepped)) && !(rc = write_log(h, &stepped, evaluate(h))))
             show(h, &stepped);
-        if (!rc && h->work && h->checkpoint_every && h->trainer->step % h->checkpoint_every == 0)
-            rc = save(h);
+        if (!(rc = ranks_agree(ranks_of(h), rc)) && h->work && h->checkpoint_every
+            && h->trainer->step % h->checkpoint_every == 0)
+            rc = ranks_agree(ranks_of(h), save(h));
     }
     progress_stop();
     return rc;
@@ -298,14 +332,16 @@ int healing_run(struct healing *h)
     int64_t log_bytes = 0;
     int rc;
 
-    if ((rc = open_folder(h)) || (h->work && (rc = resume(h, &log_bytes))) || (rc = open_log(h, log_bytes)))
+    if ((rc = compare_ranks(h)) || (rc = ranks_agree(ranks_of(h), open_folder(h)))
+        || (h->work && (rc = ranks_agree(ranks_of(h), resume(h, &log_bytes))))
+        || (rc = ranks_agree(ranks_of(h), open_log(h, log_bytes))))
         return rc;
     return take_steps(h);
 }
 
 void healing_close(struct healing *h, bool done)
 {
-    if (done && h->work)
+    if (done && h->work && !ranks_of(h)->rank)
         remove_states(h, 0);
     if (h->log_path && h->log_fd >= 0)
         close(h->log_fd);

@@ -10,7 +10,8 @@
 
 enum { KEY_TEACHER = 1, KEY_LOSS, KEY_MIX, KEY_TRAIN, KEY_STEPS, KEY_BATCH, KEY_CONTEXT, KEY_ACCUMULATE, KEY_RATE,
        KEY_SCHEDULE, KEY_WARMUP, KEY_CLIP, KEY_DECAY, KEY_BETAS, KEY_MEMORY, KEY_LOG, KEY_DTYPE, KEY_TOKENS, KEY_EPOCHS,
-       KEY_SKIP, KEY_WORK, KEY_CHECKPOINT, KEY_EVAL_EVERY, KEY_EVAL_TEXT, KEY_ALL, KEY_TEMPLATE, KEY_DATE };
+       KEY_SKIP, KEY_WORK, KEY_CHECKPOINT, KEY_EVAL_EVERY, KEY_EVAL_TEXT, KEY_ALL, KEY_TEMPLATE, KEY_DATE,
+       KEY_SHARD, KEY_PLAN, KEY_LINK };
 
 static const struct {
     const char *name;
@@ -60,11 +61,18 @@ const struct argp_option heal_table[] = {
     {"eval-text", KEY_EVAL_TEXT, "FILE", 0, "measure the perplexity of FILE, in windows of the same size, at the "
      "end", 5},
     {"eval-every", KEY_EVAL_EVERY, "N", 0, "and every N steps", 5},
-    {NULL, 0, NULL, 0, "Of all:", 6},
+    {NULL, 0, NULL, 0, "Many processes, which share each step (mpirun -n N heal ...):", 6},
+    {"shard", KEY_SHARD, NULL, 0, "share the optimizer's moments and its work out, too (ZeRO, stage 1): less memory, the "
+     "same numbers", 6},
+    {"plan", KEY_PLAN, "N", OPTION_ARG_OPTIONAL, "train nothing: measure a step as one of N ranks (default: those that "
+     "were started) has it, and print the memory, messages and time that it takes", 6},
+    {"link", KEY_LINK, "SIZE", 0, "of --plan: SIZE bytes a second from each rank to the others (default: as fast as memory "
+     "is copied here)", 6},
+    {NULL, 0, NULL, 0, "Of all:", 7},
     {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were; packed "
-     "ones are rounded to nearest)", 6},
+     "ones are rounded to nearest)", 7},
     {"memory", KEY_MEMORY, "SIZE", 0, "spend up to SIZE bytes on results that would otherwise be computed twice "
-     "(default: 1G)", 6},
+     "(default: 1G)", 7},
     {0},
 };
 
@@ -105,6 +113,8 @@ static void check(void)
         die(EX_USAGE, "--steps, --tokens, --epochs: one of them says how long");
     if (heal_options.eval_every && !heal_options.eval_text)
         die(EX_USAGE, "--eval-every needs --eval-text");
+    if (heal_options.link && !heal_options.plan)
+        die(EX_USAGE, "--link needs --plan");
     if (!heal_options.loss_given)
         heal_options.training.loss = heal_options.teacher ? LOSS_KL : LOSS_CE;
     if (heal_options.training.loss != LOSS_CE && !heal_options.teacher)
@@ -177,6 +187,12 @@ static error_t parse_way(int key, const char *value)
         return heal_options.template = value, 0;
     case KEY_DATE:
         return heal_options.date = value, 0;
+    case KEY_SHARD:
+        return heal_options.training.shard = true, 0;
+    case KEY_PLAN:
+        return heal_options.plan = value ? (int)option_int("--plan", value, 1, RANKS_MOST) : -1, 0;
+    case KEY_LINK:
+        return heal_options.link = option_size("--link", value, 1), 0;
     default:
         return parse_training(key, value);
     }
