@@ -62,12 +62,12 @@ const struct argp_option heal_table[] = {
      "end", 5},
     {"eval-every", KEY_EVAL_EVERY, "N", 0, "and every N steps", 5},
     {NULL, 0, NULL, 0, "Many processes, which share each step (mpirun -n N heal ...):", 6},
-    {"shard", KEY_SHARD, NULL, 0, "share the optimizer's moments and its work out, too (ZeRO, stage 1): less memory, the "
-     "same numbers", 6},
+    {"shard", KEY_SHARD, NULL, 0, "share the optimizer's moments and its work out, too (ZeRO, stage 1): less memory, "
+     "the same numbers", 6},
     {"plan", KEY_PLAN, "N", OPTION_ARG_OPTIONAL, "train nothing: measure a step as one of N ranks (default: those that "
      "were started) has it, and print the memory, messages and time that it takes", 6},
-    {"link", KEY_LINK, "SIZE", 0, "of --plan: SIZE bytes a second from each rank to the others (default: as fast as memory "
-     "is copied here)", 6},
+    {"link", KEY_LINK, "SIZE", 0, "of --plan: SIZE bytes a second from each rank to the others (default: as fast as "
+     "memory is copied here)", 6},
     {NULL, 0, NULL, 0, "Of all:", 7},
     {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were; packed "
      "ones are rounded to nearest)", 7},

@@ -24,8 +24,8 @@ static int divide(struct healing *h)
     int64_t count = h->trainer->training.ranks->count, common = common_divisor(h->accumulate, count);
 
     if (h->batch % (count / common))
-        return fail(EX_USAGE, "%lld ranks can't share %lld x %lld windows evenly: --batch would have to be a multiple of "
-                    "%lld, or --accumulate of %lld", (long long)count, (long long)h->accumulate, (long long)h->batch,
+        return fail(EX_USAGE, "%lld ranks can't share %lld x %lld windows evenly: --batch would have to be a multiple "
+                    "of %lld, or --accumulate of %lld", (long long)count, (long long)h->accumulate, (long long)h->batch,
                     (long long)(count / common), (long long)count);
     h->own_batch = h->batch / (count / common);
     h->own_count = h->accumulate / common;
@@ -90,26 +90,27 @@ struct forecast {
     double messages, waited;     /* waited: not behind anything else */
 };
 
-/* Bytes a second between two places in memory, a message's at a time. */
+/* Bytes a second of messages between ranks on this machine: what comes is copied, and half of it added to what is
+ * there, out of memory that no cache holds. */
 static double copy_speed(void)
 {
-    enum { TIMES = 8 };
-    size_t bytes = RANKS_FLOATS * sizeof(float);
-    char *from = xaligned(bytes, 1), *to = xaligned(bytes, 1);
+    enum { TIMES = 5 };
+    int64_t n = 8 * RANKS_FLOATS;
+    float *row[] = {xaligned((size_t)n, sizeof **row), xaligned((size_t)n, sizeof **row)};
     double best = 1e30;
 
-    memset(from, 1, bytes);
+    memset(row[0], 0, (size_t)n * sizeof **row);
     for (int i = 0; i < TIMES; i++) {
         double start = clock_seconds(), passed;
 
-        from[i]++;
-        memcpy(to, from, bytes);
+        memcpy(row[1], row[0], (size_t)n * sizeof **row);
+        ranks_add(row, 2, n / 2);
         passed = clock_seconds() - start;
         best = passed < best ? passed : best;
     }
-    free(from);
-    free(to);
-    return (double)bytes / best;
+    free(row[0]);
+    free(row[1]);
+    return (double)n * sizeof **row / best;
 }
 
 /* Messages of which each is sent when what it carries is done, behind work of so many seconds in equal parts: what is
@@ -171,8 +172,8 @@ static void print(const struct healing *h, const struct forecast *f, bool assume
         if (here)
             printf("\n");
         else
-            printf(", at %.2f GiB/s (%s)\n", f->link / 0x1p30, assumed ? "as fast as memory is copied here; --link says "
-                   "another speed" : "--link");
+            printf(", at %.2f GiB/s (%s)\n", f->link / 0x1p30, assumed ? "as fast as memory is copied here; --link "
+                   "says another speed" : "--link");
         printf("messages: %.4f s (%s), of which %.4f s not behind the backward pass%s\n", f->messages,
                here ? "measured" : "estimated", f->waited, t->training.shard ? " and the update" : "");
     }

@@ -5,8 +5,8 @@
 
 #include "train/trainer.h"
 
-/* The gradients of blocks from number block on (n_layer: of the head) are those of the whole step now: those that aren't
- * on their way yet get there. Nothing adds to them until trainer_step(). */
+/* The gradients of blocks from number block on (n_layer: of the head) are those of the whole step now: those that
+ * aren't on their way yet get there. Nothing adds to them until trainer_step(). */
 void exchange_send(struct trainer *trainer, int64_t block);
 
 /* Sends the rest, and waits: gradients (with shares of moments, those that this rank updates), costs and counts of the

@@ -22,8 +22,8 @@ enum { THREAD_SERIALIZED = 2, COMM_TYPE_SHARED = 0, TAG = 0 };           /* as O
 enum { MESSAGE_MOST = 1 << 30 }; /* bytes: counts are int */
 
 /* Microseconds: where somebody waits for messages with nothing else to do the thread looks all the time at first, then
- * sleeps between looks, as it does all along beside others' work. (To yield would be to wait for a whole turn of whoever
- * else uses the processor.) */
+ * sleeps between looks, as it does all along beside others' work. (To yield would be to wait for a whole turn of
+ * whoever else uses the processor.) */
 enum { SPIN = 100, SLEEP_WAITED = 20, SLEEP_BESIDE = 200 };
 
 enum job_kind { JOB_SUM, JOB_SUM_PART, JOB_GATHER, JOB_SUM_DOUBLES, JOB_BROADCAST, JOB_END };

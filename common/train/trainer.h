@@ -36,8 +36,8 @@ extern const struct training training_usual;
  * cosine or a straight line from 1 at the first step to 0 behind the last, or 1. */
 double training_rate(const struct training *training, int64_t step);
 
-/* A step is shared by ranks as micro-batches are: sums over all of them. What it gives is equal, byte for byte, for equal
- * numbers of ranks, with and without shares of moments.
+/* A step is shared by ranks as micro-batches are: sums over all of them. What it gives is equal, byte for byte, for
+ * equal numbers of ranks, with and without shares of moments.
  *
  * Sequences: tokens one behind the other (host), and how many each has. Tokens count where their cost does: with
  * LOSS_KL all, otherwise those with a next one in their sequence. counts (NULL: all do) may take more out: 0 for a
@@ -50,8 +50,8 @@ struct micro_batch {
     bool last;                   /* of its step: gradients set out for other ranks while it is under way */
 };
 
-/* Seconds of a step: forwards (the teacher, too), backwards, for what is done behind that (without waiting), waiting for
- * other ranks; and those in which messages were under way. */
+/* Seconds of a step: forwards (the teacher, too), backwards, for what is done behind that (without waiting), waiting
+ * for other ranks; and those in which messages were under way. */
 struct trainer_seconds {
     double forward, backward, update, waited, busy;
 };
@@ -87,7 +87,8 @@ int trainer_open(struct trainer *trainer, struct network *student, struct networ
                  struct parameters *parameters, const struct training *training);
 void trainer_close(struct trainer *trainer);
 
-/* Adds the gradients of a micro-batch of this rank. Token ids are below the vocabulary's size, lengths at most max_position. */
+/* Adds the gradients of a micro-batch of this rank. Token ids are below the vocabulary's size, lengths at most
+ * max_position. */
 void trainer_add(struct trainer *trainer, const struct micro_batch *batch);
 
 /* Changes what is trained by the gradients added since the last step. EX_DATAERR after a message, with nothing
@@ -102,7 +103,7 @@ void trainer_measure(struct trainer *trainer, const struct micro_batch *batch, d
 
 /* Bytes that a training takes at once on each rank, with micro-batches of so many rows, several of them to a step. */
 struct trainer_memory {
-    int64_t weights, teacher, trained, blocks, logits, total;    /* trained: gradients, sums of them, moments, messages */
+    int64_t weights, teacher, trained, blocks, logits, total;    /* trained: gradients, their sums, moments, messages */
 };
 
 struct trainer_memory trainer_memory(const struct trainer *trainer, int64_t rows, int64_t accumulate);
