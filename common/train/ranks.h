@@ -1,11 +1,11 @@
 /* ranks.h - the processes that train together, and what they tell each other, as one table per way of doing that:
  * alone, or over MPI; NCCL would be another. Whatever is called here must be called by all ranks, in the same order.
  *
- * * Sums over ranks are those of a fixed tree: neighbours first, ((0 + 1) + (2 + 3)) + ..., what has no neighbour goes
+ * Sums over ranks are those of a fixed tree: neighbours first, ((0 + 1) + (2 + 3)) + ..., what has no neighbour goes
  * up as it is. So equal numbers of ranks give equal bytes, and as micro-batches are added in the same tree (see
  * parameters_carry()), ranks that hold 2^k micro-batches each add up to what one process would have.
  *
- * * A list of n floats on the device belongs to the ranks in parts: it is cut into RANKS_CELLS cells at whole cache
+ * A list of n floats on the device belongs to the ranks in parts: it is cut into RANKS_CELLS cells at whole cache
  * lines, wherever it is and whoever asks, and rank r of R has the cells from RANKS_CELLS r / R on. */
 #ifndef TRAIN_RANKS_H
 #define TRAIN_RANKS_H
@@ -51,8 +51,7 @@ int ranks_open(struct ranks **ranks);
 /* Code EX_OK, or all ranks agree on it: they end. Otherwise ends those that still run. */
 void ranks_close(struct ranks *ranks, int code);
 
-/* The code of the first rank that has one other than EX_OK, whose message, kept until then, is the one that's printed.
- * */
+/* The code of the first rank that has one other than EX_OK: its message, kept until then, is the one printed. */
 int ranks_agree(struct ranks *ranks, int code);
 
 /* A text that rank 0 has (others: NULL), on all of them; the caller frees. */

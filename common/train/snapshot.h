@@ -12,7 +12,7 @@
 /* Both between two steps, by all ranks; rank 0 writes and reads the file, which is the same for any number of ranks:
  * one that some have written others go on from.
  *
- * * Writes it aside, syncs, renames. about says what is trained, on what and how; position is the caller's.
+ * Writes it aside, syncs, renames. about says what is trained, on what and how; position is the caller's.
  * EX_CANTCREAT, EX_IOERR after a message: then path is as it was, and other ranks have EX_OK. */
 int snapshot_write(const char *path, const struct trainer *trainer, const struct json *about,
                    const struct json *position);

@@ -33,7 +33,7 @@ static float number(int row, int column)
     return (float)((row * 7919 + column * 104729) % 1000003 - 500000) * (row % 3 ? 1.1f : 1.3e-4f);
 }
 
-/* A binary counter: what parameters_carry() does with one micro-batch after another, and parameters_add() at the end. */
+/* A binary counter: what parameters_carry() does with one micro-batch after another, and parameters_add() at last. */
 static float counted(int rows, int column)
 {
     float level[8], sum;
