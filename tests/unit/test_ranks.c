@@ -36,7 +36,7 @@ static float number(int row, int column)
 /* A binary counter: what parameters_carry() does with one micro-batch after another, and parameters_add() at last. */
 static float counted(int rows, int column)
 {
-    float level[8], sum;
+    float level[8] = {0}, sum;
     bool full[8] = {false};
 
     for (int row = 0; row < rows; row++) {
