@@ -8,6 +8,7 @@
 #include "measure/perplexity.h"
 #include "measure/sensitivity.h"
 #include "measure/tasks.h"
+#include "measure/teacher_logits.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -16,15 +17,15 @@
 
 enum { KEY_CONTEXT = 1, KEY_STRIDE, KEY_LIMIT_TOKENS, KEY_HF_ROWS, KEY_ROLLING, KEY_SHOTS, KEY_LIMIT, KEY_CHAT,
        KEY_TEMPLATE, KEY_DATE, KEY_TRAIN, KEY_SAMPLES, KEY_BATCH, KEY_CHI, KEY_KEEP, KEY_BITS,
-       KEY_GROUP, KEY_BY, KEY_MOMENTS, KEY_MEMORY, N_KEY };
+       KEY_GROUP, KEY_BY, KEY_MOMENTS, KEY_MEMORY, KEY_TOP, KEY_DTYPE, KEY_ALL, N_KEY };
 
 /* What is measured, as bits, for the options that belong to it. */
-enum { PERPLEXITY = 1, ROLLING = 2, KL = 4, TASK = 8, ALL = 16, SENSITIVITY = 32, ANY = 63 };
+enum { PERPLEXITY = 1, ROLLING = 2, KL = 4, TASK = 8, ALL = 16, SENSITIVITY = 32, LOGITS = 64, ANY = 127 };
 
 enum { SETTINGS = 64 };                  /* the most that a unit is compressed to */
 
 static struct {
-    const char *what, *operand[4];
+    const char *what, **operand; /* [n_operand] */
     int n_operand;
     bool given[N_KEY], rolling;
     struct text_options text;
@@ -32,10 +33,12 @@ static struct {
     struct task_options task;
     struct sensitivity_options sensitivity;
     struct sensitivity_setting setting[SETTINGS];
+    struct teacher_options teacher;
     int group;
     struct measure measure;
 } options = {
     .rolled.limit = -1, .group = 64, .task = {.shots = -1, .limit = -1, .batch = 8}, .measure.memory = 1 << 30,
+    .teacher.top = 64,
 };
 
 static const struct argp_option table[] = {
@@ -64,9 +67,14 @@ static const struct argp_option table[] = {
     {"group", KEY_GROUP, "N", 0, "with --bits: codes that share a scale (default: 64)", 3},
     {"by", KEY_BY, "UNIT", 0, "compress one matrix at a time (the default), one block, or one kind of matrix", 3},
     {"moments", KEY_MOMENTS, "FILE", 0, "fit for what the layers see (calibrate)", 3},
-    {NULL, 0, NULL, 0, "Of all:", 4},
+    {NULL, 0, NULL, 0, "Of logits:", 4},
+    {"top", KEY_TOP, "K", 0, "write the K largest of each token (default: 64); windows have --context tokens (default: "
+     "256), conversations --template and --date, as of heal", 4},
+    {"dtype", KEY_DTYPE, "TYPE", 0, "as f32 (the default) or f16", 4},
+    {"all", KEY_ALL, NULL, 0, "of everything in conversations, as heal --all", 4},
+    {NULL, 0, NULL, 0, "Of all:", 5},
     {"memory", KEY_MEMORY, "SIZE", 0, "keep up to SIZE bytes of hidden states in memory, more in $TMPDIR (default: "
-     "1G)", 4},
+     "1G)", 5},
     {0},
 };
 
@@ -75,13 +83,15 @@ static const struct {
     const char *name;
     int of;
 } belongs[N_KEY] = {
-    [KEY_CONTEXT] = {"context", PERPLEXITY | ROLLING | KL | ALL | SENSITIVITY},
+    [KEY_CONTEXT] = {"context", PERPLEXITY | ROLLING | KL | ALL | SENSITIVITY | LOGITS},
     [KEY_STRIDE] = {"stride", PERPLEXITY | KL | ALL | SENSITIVITY},
     [KEY_LIMIT_TOKENS] = {"limit-tokens", PERPLEXITY | KL | ALL | SENSITIVITY},
     [KEY_HF_ROWS] = {"hf-rows", PERPLEXITY | KL | ALL | SENSITIVITY},
     [KEY_ROLLING] = {"rolling", ROLLING}, [KEY_SHOTS] = {"shots", TASK | ALL},
     [KEY_LIMIT] = {"limit", TASK | ALL | ROLLING}, [KEY_CHAT] = {"chat", TASK | ALL},
-    [KEY_TEMPLATE] = {"template", TASK | ALL}, [KEY_DATE] = {"date", TASK | ALL}, [KEY_TRAIN] = {"train", TASK},
+    [KEY_TEMPLATE] = {"template", TASK | ALL | LOGITS}, [KEY_DATE] = {"date", TASK | ALL | LOGITS},
+    [KEY_TRAIN] = {"train", TASK}, [KEY_TOP] = {"top", LOGITS}, [KEY_DTYPE] = {"dtype", LOGITS},
+    [KEY_ALL] = {"all", LOGITS},
     [KEY_SAMPLES] = {"samples", TASK}, [KEY_BATCH] = {"batch", TASK | ALL},
     [KEY_CHI] = {"chi", SENSITIVITY}, [KEY_KEEP] = {"keep", SENSITIVITY}, [KEY_BITS] = {"bits", SENSITIVITY},
     [KEY_GROUP] = {"group", SENSITIVITY}, [KEY_BY] = {"by", SENSITIVITY}, [KEY_MOMENTS] = {"moments", SENSITIVITY},
@@ -98,6 +108,8 @@ static int kind_of(const char *what)
         return ALL;
     if (!strcmp(what, "sensitivity"))
         return SENSITIVITY;
+    if (!strcmp(what, "logits"))
+        return LOGITS;
     for (int i = 0; task_names[i]; i++)
         if (!strcmp(what, task_names[i]))
             return TASK;
@@ -110,18 +122,18 @@ static _Noreturn void unknown(const char *what)
 
     for (int i = 0; task_names[i]; i++)
         text_format(&names, ", %s", task_names[i]);
-    die(EX_USAGE, "'%s' can't be measured; there are perplexity, kl%s, all, sensitivity", what, names.data);
+    die(EX_USAGE, "'%s' can't be measured; there are perplexity, kl%s, all, sensitivity, logits", what, names.data);
 }
 
 static void check_operands(int kind)
 {
     const char *operands = kind == KL ? "MODEL REFERENCE TEXT" : kind == TASK ? "MODEL DATA" :
-                           kind == ALL ? "MODEL DATADIR" : "MODEL TEXT";
+                           kind == ALL ? "MODEL DATADIR" : kind == LOGITS ? "MODEL DATA..." : "MODEL TEXT";
     int needed = kind == KL ? 3 : 2;
 
     if (options.n_operand < needed)
         die(EX_USAGE, "%d operands are needed: evaluate %s %s", needed, options.what, operands);
-    if (options.n_operand > needed)
+    if (options.n_operand > needed && kind != LOGITS)
         die(EX_USAGE, "unexpected operand '%s'", options.operand[needed]);
     if ((kind == TASK || kind == ALL) && !strcmp(options.operand[1], "-"))
         die(EX_USAGE, "%s: the data must be a %s, not standard input", options.what, kind == ALL ? "directory" :
@@ -154,7 +166,7 @@ static void check(void)
         if (options.given[key] && !(belongs[key].of & kind))
             die(EX_USAGE, "--%s doesn't belong to %s%s", belongs[key].name, options.what,
                 kind == ROLLING ? " --rolling" : "");
-    if ((options.task.template || options.task.date) && !options.task.chat)
+    if ((options.task.template || options.task.date) && !options.task.chat && kind != LOGITS)
         die(EX_USAGE, "--%s needs --chat", options.task.template ? "template" : "date");
     check_operands(kind);
     if (kind == SENSITIVITY)
@@ -189,8 +201,24 @@ static void take_operand(char *value)
 {
     if (!options.what)
         options.what = value;
-    else if (options.n_operand < 4)
+    else {
+        options.operand = xreallocarray(options.operand, (size_t)options.n_operand + 1, sizeof *options.operand);
         options.operand[options.n_operand++] = value;
+    }
+}
+
+static error_t parse_logits(int key, const char *value)
+{
+    switch (key) {
+    case KEY_TOP:
+        return options.teacher.top = option_int("--top", value, 1, INT32_MAX), 0;
+    case KEY_DTYPE:
+        return options.teacher.dtype = option_word("--dtype", value, (const char *const[]){"f32", "f16", NULL}), 0;
+    case KEY_ALL:
+        return options.teacher.whole = true, 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
 }
 
 static error_t parse(int key, char *value, struct argp_state *state)
@@ -201,7 +229,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
     switch (key) {
     case KEY_CONTEXT:
         options.text.context = options.rolled.context = option_int("--context", value, 2, INT32_MAX);
-        return 0;
+        return options.teacher.context = options.text.context, 0;
     case KEY_STRIDE:
         options.text.stride = option_int("--stride", value, 1, INT32_MAX);
         return 0;
@@ -221,9 +249,9 @@ static error_t parse(int key, char *value, struct argp_state *state)
     case KEY_CHAT:
         return options.task.chat = true, 0;
     case KEY_TEMPLATE:
-        return options.task.template = value, 0;
+        return options.teacher.template = options.task.template = value, 0;
     case KEY_DATE:
-        return options.task.date = value, 0;
+        return options.teacher.date = options.task.date = value, 0;
     case KEY_TRAIN:
         return options.task.train = value, 0;
     case KEY_SAMPLES:
@@ -250,14 +278,14 @@ static error_t parse(int key, char *value, struct argp_state *state)
     case ARGP_KEY_END:
         return check(), 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return parse_logits(key, value);
     }
 }
 
 static const struct program program = {
     .name = "evaluate",
     .operands = "perplexity MODEL TEXT\nkl MODEL REFERENCE TEXT\nhellaswag|boolq|mmlu|triviaqa|gsm8k MODEL DATA\n"
-                "all MODEL DATADIR\nsensitivity MODEL TEXT",
+                "all MODEL DATADIR\nsensitivity MODEL TEXT\nlogits MODEL DATA...",
     .purpose = "Measure a model: perplexity, KL divergence from a reference, benchmarks.",
     .details = "Models are directories, GGUF files or streams, '-' for one on standard input; so is TEXT where no "
                "model is. A JSON object goes to standard output. Benchmarks are lm-evaluation-harness's, from the "
@@ -268,10 +296,13 @@ static const struct program program = {
                "windows.\n\n"
                "Sensitivity: one unit after the other is compressed alone, and the changed model is held against the "
                "unchanged one; a JSON line for each unit and setting. Lines are appended to --output, and what is "
-               "there already isn't measured again. MODEL can't be standard input.",
+               "there already isn't measured again. MODEL can't be standard input.\n\n"
+               "Logits: what the model predicts behind each token of DATA, texts cut as heal cuts them, as a stream "
+               "for heal --teacher-logits.",
     .example = "  echo 'Once upon a time, there was a girl.' | evaluate perplexity model -\n"
                "  echo 'Once upon a time, there was a girl.' > text\n"
-               "  extract-layer model | quantize --bits 4 | evaluate kl - model text",
+               "  extract-layer model | quantize --bits 4 | evaluate kl - model text\n"
+               "  evaluate logits model text --top 8 --context 8 -o teacher.tns",
     .table = table,
     .parse = parse,
     .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_DEVICE | OPTION_ACTIVATIONS,
@@ -331,7 +362,7 @@ static int run_all(const char *model, const char *data, struct json **report)
 
 static int run(struct json **report)
 {
-    const char *model = options.operand[0], *second = options.operand[1], *third = options.operand[2];
+    const char *model = options.operand[0], *second = options.operand[1];
 
     switch (kind_of(options.what)) {
     case PERPLEXITY:
@@ -339,7 +370,7 @@ static int run(struct json **report)
     case ROLLING:
         return rolling_run(&options.measure, model, second, &options.rolled, report);
     case KL:
-        return divergence_run(&options.measure, model, second, third, &options.text, report);
+        return divergence_run(&options.measure, model, second, options.operand[2], &options.text, report);
     case ALL:
         return run_all(model, second, report);
     default:
@@ -347,21 +378,14 @@ static int run(struct json **report)
     }
 }
 
-int main(int argc, char **argv)
+static int print_report(void)
 {
     struct output output;
     struct json *report = NULL;
     char *text;
-    int rc;
+    int rc = output_open(&output, common_options.output, false);
 
-    options_parse(&program, argc, argv);
-    options.measure.activations = (enum activations)common_options.activations;
-    if ((rc = device_choose(common_options.device, &options.measure.device)))
-        return rc;
-    if (kind_of(options.what) == SENSITIVITY)
-        return sensitivity_run(&options.measure, options.operand[0], options.operand[1], &options.sensitivity,
-                               common_options.output);
-    if (!(rc = output_open(&output, common_options.output, false)) && !(rc = run(&report))) {
+    if (!rc && !(rc = run(&report))) {
         text = json_document(report);
         if (!(rc = output_write(&output, text, strlen(text))))
             rc = output_commit(&output);
@@ -370,4 +394,24 @@ int main(int argc, char **argv)
     output_close(&output);
     json_drop(report);
     return rc;
+}
+
+int main(int argc, char **argv)
+{
+    int rc;
+
+    options_parse(&program, argc, argv);
+    options.measure.activations = (enum activations)common_options.activations;
+    if ((rc = device_choose(common_options.device, &options.measure.device)))
+        return rc;
+    switch (kind_of(options.what)) {
+    case SENSITIVITY:
+        return sensitivity_run(&options.measure, options.operand[0], options.operand[1], &options.sensitivity,
+                               common_options.output);
+    case LOGITS:
+        return teacher_logits_write(&options.measure, options.operand[0], options.operand + 1, options.n_operand - 1,
+                                    &options.teacher, common_options.output);
+    default:
+        return print_report();
+    }
 }

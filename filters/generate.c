@@ -1,6 +1,9 @@
 /* generate - text from a model: what follows a prompt, or the answer to a conversation. */
+#include "base/file.h"
+#include "base/json.h"
 #include "base/options.h"
 #include "model/chat_model.h"
+#include "model/drawing.h"
 #include "model/generation.h"
 #include "text/continuation.h"
 #include "text/prompts.h"
@@ -11,15 +14,17 @@
 #include <string.h>
 
 enum { KEY_FILE = 0x2000, KEY_MESSAGES, KEY_MAX_TOKENS, KEY_TEMPERATURE, KEY_TOP_P, KEY_TOP_K, KEY_CHAT, KEY_SYSTEM,
-       KEY_THINKING, KEY_TEMPLATE, KEY_DATE, KEY_JSON };
+       KEY_THINKING, KEY_TEMPLATE, KEY_DATE, KEY_JSON, KEY_CORPUS, KEY_FIRST, KEY_BATCH };
 
 static struct {
     struct prompts prompts;
-    int64_t max_tokens, top_k;
-    double temperature, top_p;
+    int64_t max_tokens, top_k, corpus, first, batch;     /* corpus 0: none; batch 0: not given */
+    double temperature, top_p;   /* temperature below 0: not given */
     const char *system, *template, *date;
     bool chat, thinking, json, narrowed;
-} options = {.max_tokens = 256, .top_p = 1};
+} options = {.max_tokens = 256, .top_p = 1, .temperature = -1, .first = -1};
+
+enum { BATCH = 64 };             /* documents at once */
 
 static const struct argp_option table[] = {
     {"prompt", 'p', "TEXT", 0, "continue this text", 1},
@@ -28,7 +33,7 @@ static const struct argp_option table[] = {
      "\"content\": \"...\"}, ...], or an object with these as \"messages\"", 1},
     {"max-tokens", KEY_MAX_TOKENS, "N", 0, "stop after N tokens (default: 256)", 2},
     {"temperature", KEY_TEMPERATURE, "T", 0, "draw from the distribution with its logits divided by T; 0 (the "
-     "default) takes the most likely token", 2},
+     "default, of a corpus 1) takes the most likely token", 2},
     {"top-k", KEY_TOP_K, "K", 0, "draw from the K most likely tokens", 2},
     {"top-p", KEY_TOP_P, "P", 0, "draw from the most likely tokens that have probability P together", 2},
     {"chat", KEY_CHAT, NULL, 0, "take prompts as messages of a user, in the model's chat template; the options below "
@@ -39,22 +44,58 @@ static const struct argp_option table[] = {
      "llama2, llama3, mistral, or a file with one of these in Jinja", 3},
     {"date", KEY_DATE, "YYYY-MM-DD", 0, "the date, in templates that state it (default: today)", 3},
     {"json", KEY_JSON, NULL, 0, "one line of JSON for each prompt: texts, tokens, counts, speed", 4},
+    {NULL, 0, NULL, 0, "A corpus:", 5},
+    {"corpus", KEY_CORPUS, "N", 0, "draw N documents, all beginning with --prompt where it is given; a line of JSON "
+     "with \"text\" for each, as heal takes them", 5},
+    {"first", KEY_FIRST, "M", 0, "from document number M on (default: 0): each depends on seed and number alone, so a "
+     "corpus can go on, or be made in parts", 5},
+    {"batch", KEY_BATCH, "N", 0, "draw N at once, 16 or more (default: 64)", 5},
     {0},
 };
+
+static void check_corpus(void)
+{
+    const struct prompts *from = &options.prompts;
+
+    if (!options.corpus && (options.first >= 0 || options.batch || common_options.output))
+        die(EX_USAGE, "--%s needs --corpus", options.first >= 0 ? "first" : options.batch ? "batch" : "output");
+    if (options.corpus && (from->file || from->messages || options.chat || options.json))
+        die(EX_USAGE, "--corpus makes plain documents: it goes with --prompt, not with files, chat or --json");
+    if (options.corpus && (!options.temperature || !options.max_tokens))
+        die(EX_USAGE, "--corpus draws: --%s must be above 0", options.max_tokens ? "temperature" : "max-tokens");
+    if (options.temperature < 0)
+        options.temperature = options.corpus ? 1 : 0;
+}
 
 static error_t parse_end(void)
 {
     const struct prompts *from = &options.prompts;
 
+    check_corpus();
     if (!!from->prompt + !!from->file + !!from->messages > 1)
         die(EX_USAGE, "of --prompt, --file and --messages only one can be given");
     if (from->messages && options.system)
         die(EX_USAGE, "--system does not go with --messages: conversations have system messages of their own");
-    if (!from->prompt && file_is_stdin(from->file ? from->file : from->messages) && file_is_stdin(common_options.input))
+    if (!options.corpus && !from->prompt && file_is_stdin(from->file ? from->file : from->messages)
+        && file_is_stdin(common_options.input))
         die(EX_USAGE, "the model comes from standard input: the prompt must come by --prompt, or from a file");
     if (options.narrowed && !options.temperature)
         die(EX_USAGE, "--top-k and --top-p need a --temperature above 0");
     return 0;
+}
+
+static error_t parse_corpus(int key, const char *value)
+{
+    switch (key) {
+    case KEY_CORPUS:
+        return options.corpus = option_int("--corpus", value, 1, 1 << 24), 0;
+    case KEY_FIRST:
+        return options.first = option_int("--first", value, 0, (int64_t)1 << 40), 0;
+    case KEY_BATCH:
+        return options.batch = option_int("--batch", value, DRAWING_LANES, 4096), 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
 }
 
 static error_t parse(int key, char *value, struct argp_state *state)
@@ -104,7 +145,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
     case ARGP_KEY_END:
         return parse_end();
     default:
-        return ARGP_ERR_UNKNOWN;
+        return parse_corpus(key, value);
     }
 }
 
@@ -115,18 +156,24 @@ static const struct program program = {
     .details = "MODEL is a directory, a GGUF file or a stream; standard input otherwise. Without --prompt, --file or "
                "--messages each line of standard input is a prompt, and each by itself. Printed is what was generated, "
                "without the prompt and with a newline at its end; it comes as it is made. Text ends at a token of the "
-               "model that says so, after --max-tokens, or where the context is full.",
-    .example = "  generate model -p 'Once upon a time' --max-tokens 20",
+               "model that says so, after --max-tokens, or where the context is full.\n\n"
+               "A corpus for healing without data comes from the model alone: documents that begin with what begins "
+               "a text for it (its tokenizer's BOS, or where that adds none the token between documents that it was "
+               "trained with). On standard output each line comes when all before it are there, and an interrupt "
+               "leaves whole ones: --first goes on behind them. A file (-o) appears when all are there.",
+    .example = "  generate model -p 'Once upon a time' --max-tokens 20\n"
+               "  generate model --corpus 3 --max-tokens 20 -o corpus.jsonl",
     .table = table,
     .parse = parse,
-    .common = OPTION_SEED | OPTION_THREADS | OPTION_DEVICE | OPTION_ACTIVATIONS | OPTION_INPUT,
+    .common = OPTION_SEED | OPTION_THREADS | OPTION_DEVICE | OPTION_ACTIVATIONS | OPTION_INPUT
+              | OPTION_OUTPUT,
 };
 
 struct session {
     struct network network;
     struct tokenizer *tokenizer;
     struct chat_model template;
-    struct ids stop;
+    struct ids stop, start;      /* start: of a corpus */
     struct continuation continuation;    /* of the prompt at hand */
     uint64_t prompts;            /* so far */
 };
@@ -255,6 +302,61 @@ static int run_all(struct session *session)
     return rc;
 }
 
+/* ---- a corpus ---- */
+
+/* In one write: an interrupt comes before or behind the line. */
+static int write_document(void *context, const char *text, size_t length)
+{
+    struct json *line = json_make_object();
+    char *written;
+    struct text whole = {0};
+    int rc;
+
+    json_put(line, "text", json_make_stringn(text, length));
+    written = json_write(line, 0);
+    text_format(&whole, "%s\n", written);
+    rc = output_write(context, whole.data, whole.length);
+    text_free(&whole);
+    free(written);
+    json_drop(line);
+    return rc;
+}
+
+static int draw(struct session *session, struct output *output)
+{
+    struct drawing drawing = {
+        .network = &session->network, .tokenizer = session->tokenizer, .start = session->start, .stop = session->stop,
+        .sampling = {options.temperature, options.top_k, options.top_p, common_options.seed, 0},
+        .first = options.first < 0 ? 0 : options.first, .count = options.corpus, .max_tokens = options.max_tokens,
+        .lanes = (int)(options.batch ? options.batch : BATCH), .interrupted = &interrupted, .take = write_document,
+        .context = output,
+    };
+    struct drawn drawn;
+    int rc;
+
+    catch_interrupt();
+    if (!(rc = drawing_run(&drawing, &drawn)) && drawn.documents == options.corpus)
+        rc = output_commit(output);
+    else if (!rc && !output->part)
+        note("stopped: --first %lld goes on", (long long)(drawing.first + drawn.documents));
+    if (!rc)
+        note("%lld documents, %lld of which end by themselves, of %lld tokens in %.1f s (%.0f per second)",
+             (long long)drawn.documents, (long long)drawn.ended, (long long)drawn.tokens, drawn.seconds,
+             (double)drawn.tokens / drawn.seconds);
+    return rc;
+}
+
+static int run_corpus(struct session *session)
+{
+    struct output output;
+    int rc = output_open(&output, common_options.output, false);
+
+    if (!rc)
+        rc = draw(session, &output);
+    output_close(&output);
+    return rc;
+}
+
 /* All that is needed of the model. */
 static int session_open(struct session *session)
 {
@@ -272,6 +374,9 @@ static int session_open(struct session *session)
     }
     if (!rc)
         rc = stop_tokens(&loader, session->tokenizer, options.chat ? &session->template.chat : NULL, &session->stop);
+    if (!rc && options.corpus)
+        rc = drawing_start(&loader, session->tokenizer, options.prompts.prompt ? options.prompts.prompt : "",
+                           &session->start);
     if (!rc)
         rc = network_load(&session->network, &loader);
     loader_close(&loader);
@@ -285,6 +390,7 @@ static void session_close(struct session *session)
     tokenizer_close(session->tokenizer);
     chat_model_close(&session->template);
     ids_free(&session->stop);
+    ids_free(&session->start);
     continuation_free(&session->continuation);
     prompts_close(&options.prompts);
 }
@@ -296,7 +402,7 @@ int main(int argc, char **argv)
 
     options_parse(&program, argc, argv);
     if (!(rc = session_open(&session)))
-        rc = run_all(&session);
+        rc = options.corpus ? run_corpus(&session) : run_all(&session);
     session_close(&session);
     if (interrupted && !rc) {
         fflush(stdout);

@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/number.h"
 #include "base/options.h"
-#include "measure/healing.h"
+#include "measure/healing_blocks.h"
 #include "measure/healing_options.h"
 #include "measure/passage.h"
 #include "operator/filter.h"
@@ -15,15 +15,17 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
 static const struct program program = {
     .name = "heal",
     .operands = "MODEL DATA...",
     .purpose = "Train what was cut of a model, on a text, to be like the dense model again.",
-    .details = "MODEL is a directory, a GGUF file or a stream; DATA are texts, or JSON lines with \"text\" or "
-               "conversations (\"messages\", ShareGPT's \"conversations\", Alpaca's \"instruction\", \"input\", "
-               "\"output\"), '-' for standard input, cut into windows whose order --seed says; documents don't see "
-               "each other. A tensor stream of the model goes to standard output, with what was trained in place of what it "
-               "was; all else is as it came. The embedding, and a head that is the embedding, are never trained.",
+    .details = "MODEL is a directory, a GGUF file or a stream; DATA are texts, or JSON, lines or an array, with "
+               "\"text\" or conversations (\"messages\", ShareGPT's \"conversations\", Alpaca's \"instruction\", "
+               "\"input\", \"output\"), '-' for standard input, cut into windows whose order --seed says; documents "
+               "don't see each other. A tensor stream of the model goes to standard output, with what was trained in "
+               "place of what it was; all else is as it came. The embedding, and a head that is the embedding, are "
+               "never trained.",
     .example = "  mpo-decompose model --chi 8 -o cut.tns\n"
                "  echo 'Once upon a time, there was a girl named Lily.' > text\n"
                "  heal cut.tns text --teacher model --steps 3 --context 8 -o healed.tns",
@@ -31,14 +33,18 @@ static const struct program program = {
     .parse = heal_parse,
     .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_SEED | OPTION_MATCH | OPTION_DEVICE,
 };
+
 struct job {
     const struct device *device;
     struct selection selection;
     struct network student, teacher;
     struct training_text text, evaluation;
+    struct teacher_logits logits;
     struct parameters parameters;
     struct trainer trainer;
     struct healing healing;
+    struct healing_blocks blocks;                /* with --scope block */
+    int held;                    /* what came of getting hold of a block */
     struct json *about, *history;
     char *work;
 };
@@ -57,8 +63,8 @@ static int64_t steps_for(const struct training_text *text)
 
 static int read_texts(struct job *job, const struct loader *loader)
 {
-    struct training_text_options how = {heal_options.context, common_options.seed, heal_options.all, heal_options.template,
-                                        heal_options.date};
+    struct training_text_options how = {heal_options.context, common_options.seed, heal_options.all,
+                                        heal_options.template, heal_options.date, heal_options.limit};
     int rc = training_text_open(&job->text, heal_options.data, heal_options.count, loader, &how);
 
     if (!rc && heal_options.eval_text) {
@@ -67,6 +73,9 @@ static int read_texts(struct job *job, const struct loader *loader)
     }
     if (!rc)
         heal_options.training.steps = steps_for(&job->text);
+    if (!rc && heal_options.teacher_logits)
+        rc = teacher_logits_open(&job->logits, heal_options.teacher_logits, &job->text, loader->config.vocab_size);
+    heal_options.training.top = job->logits.top.k;
     return rc;
 }
 
@@ -88,7 +97,7 @@ static int load(struct network *network, const char *path, const struct device *
         loader.train_context = selection;
         rc = read_texts(job, &loader);
     }
-    if (!rc)
+    if (!rc && heal_options.scope == SCOPE_MODEL)
         rc = network_load(network, &loader);
     loader_close(&loader);
     return rc;
@@ -97,24 +106,16 @@ static int load(struct network *network, const char *path, const struct device *
 /* What the result depends on beside the options: the numbers that training starts from, and the size of everything. */
 static struct json *about(const struct job *job)
 {
+    bool blocks = heal_options.scope == SCOPE_BLOCK;
     struct json *all = json_clone(job->history);
-    const struct parameters *p = &job->parameters;
     struct hash *hash = hash_new();
     char *text;
 
-    for (int i = 0; i < p->count; i++) {
-        size_t bytes = (size_t)p->list[i].trainable.count * sizeof(float);
-        float *host = xaligned(bytes, 1);
-
-        p->device->download(host, p->list[i].trainable.values, bytes);
-        hash_update(hash, p->list[i].name, strlen(p->list[i].name));
-        hash_update(hash, host, bytes);
-        free(host);
-    }
-    text = xasprintf("%016llx", (unsigned long long)hash_value(hash));
+    parameters_hash(&job->parameters, hash);     /* none yet with --scope block */
+    text = xasprintf("%016llx", (unsigned long long)(blocks ? job->blocks.start : hash_value(hash)));
     json_put(all, "start", json_make_string(text));
-    json_put(all, "weights", json_make_int(job->student.bytes));
-    json_put(all, "teacher", json_make_int(job->teacher.bytes));
+    json_put(all, "weights", json_make_int(blocks ? job->blocks.weights : job->student.bytes));
+    json_put(all, "teacher", json_make_int(blocks ? job->blocks.teacher_weights : job->teacher.bytes));
     hash_free(hash);
     free(text);
     return all;
@@ -153,6 +154,18 @@ static int inputs_check(const struct ranks *ranks)
     return rc;
 }
 
+/* That what is asked for can be done here, by so many. */
+static int check(const struct device *device, const struct ranks *ranks)
+{
+    if (!device->products(heal_options.products))
+        return fail(EX_UNAVAILABLE, "--products %s: this processor can't (AVX512-BF16), or not on this device",
+                    product_names[heal_options.products]);
+    if (heal_options.scope == SCOPE_BLOCK && ranks->count > 1)
+        return fail(EX_USAGE, "--scope block is for one process: the states that leave a block go on in its memory, "
+                    "%d ranks were started", ranks->count);
+    return inputs_check(ranks);
+}
+
 static void set_healing(struct job *job)
 {
     const char *output = common_options.output;
@@ -163,35 +176,72 @@ static void set_healing(struct job *job)
         job->work = xasprintf("%s.work", output);
     job->history = json_clone(job->text.about);
     heal_describe(job->history);
-    job->about = about(job);
-    job->healing = (struct healing){.lock = -1, .log_fd = -1, .trainer = &job->trainer, .text = &job->text,
-                                    .batch = heal_options.batch,
-                                    .accumulate = heal_options.accumulate, .about = job->about, .work = job->work,
-                                    .log = heal_options.log, .checkpoint_every = heal_options.checkpoint_every,
+    if (heal_options.teacher_logits)
+        json_put(job->history, "teacher_logits", teacher_logits_about(&job->logits));
+    job->healing = (struct healing){.lock = -1, .log_fd = -1, .block = -1, .trainer = &job->trainer,
+                                    .text = &job->text, .logits = heal_options.teacher_logits ? &job->logits : NULL,
+                                    .ranks = heal_options.training.ranks, .batch = heal_options.batch,
+                                    .accumulate = heal_options.accumulate, .work = job->work, .log = heal_options.log,
+                                    .products = heal_options.products,
+                                    .checkpoint_every = heal_options.checkpoint_every,
                                     .evaluation = heal_options.eval_text ? &job->evaluation : NULL,
                                     .evaluate_every = heal_options.eval_every};
 }
 
+static void tell_numbers(int64_t cores, int64_t matrices, int64_t scales, int64_t norms)
+{
+    inform("%lld numbers are trained: %lld of cores, %lld of matrices, %lld scales, %lld of norms",
+           (long long)(cores + matrices + scales + norms), (long long)cores, (long long)matrices, (long long)scales,
+           (long long)norms);
+}
+
+static int prepare_blocks(struct job *job)
+{
+    int rc;
+
+    job->blocks = (struct healing_blocks){
+        .healing = &job->healing, .model = heal_options.model, .teacher_path = heal_options.teacher,
+        .device = job->device, .selection = &job->selection, .training = &heal_options.training,
+        .student = &job->student, .teacher = &job->teacher, .parameters = &job->parameters};
+    set_healing(job);
+    if (!job->work)
+        return fail(EX_USAGE, "--scope block keeps what was trained of blocks in a folder: it needs --work, or -o");
+    if ((rc = healing_blocks_survey(&job->blocks)))
+        return rc;
+    tell_numbers(job->blocks.numbers[0], job->blocks.numbers[1], job->blocks.numbers[2], job->blocks.numbers[3]);
+    job->healing.about = job->about = about(job);
+    return healing_blocks_plan(&job->blocks);
+}
+
 static int prepare(struct job *job)
 {
-    int rc = inputs_check(heal_options.training.ranks);
+    const struct parameters *p = &job->parameters;
+    int rc = check(job->device, heal_options.training.ranks);
 
-    job->selection = (struct selection){heal_options.classes, &common_options.match};
+    job->selection = (struct selection){.classes = heal_options.classes, .match = &common_options.match,
+                                        .blocks = heal_options.training.loss == LOSS_FEATURE};
     if (rc || (rc = load(&job->student, heal_options.model, job->device, &job->selection, job))
-        || (heal_options.teacher && (rc = load(&job->teacher, heal_options.teacher, job->device, NULL, job)))
-        || (rc = parameters_open(&job->parameters, &job->student, &job->selection)))
+        || (heal_options.teacher && (rc = load(&job->teacher, heal_options.teacher, job->device, NULL, job))))
         return rc;
-    inform("%lld numbers are trained: %lld of cores, %lld of matrices, %lld scales, %lld of norms",
-           (long long)parameters_count(&job->parameters, ~0u),
-           (long long)parameters_count(&job->parameters, TRAIN_CORES),
-           (long long)parameters_count(&job->parameters, TRAIN_MATRICES),
-           (long long)parameters_count(&job->parameters, TRAIN_SCALES),
-           (long long)parameters_count(&job->parameters, TRAIN_NORMS));
+    if (heal_options.scope == SCOPE_BLOCK)
+        return prepare_blocks(job);
+    if ((rc = parameters_open(&job->parameters, &job->student, &job->selection)))
+        return rc;
+    tell_numbers(parameters_count(p, TRAIN_CORES), parameters_count(p, TRAIN_MATRICES),
+                 parameters_count(p, TRAIN_SCALES), parameters_count(p, TRAIN_NORMS));
     if ((rc = trainer_open(&job->trainer, &job->student, heal_options.teacher ? &job->teacher : NULL, &job->parameters,
                            &heal_options.training)))
         return rc;
     set_healing(job);
+    job->healing.about = job->about = about(job);
     return healing_plan(&job->healing, !heal_options.plan);
+}
+
+static int train(struct job *job)
+{
+    if (heal_options.scope == SCOPE_BLOCK)
+        return ranks_agree(job->healing.ranks, healing_blocks_run(&job->blocks));
+    return healing_run(&job->healing);
 }
 
 /* ---- the model, with what was trained ---- */
@@ -208,17 +258,25 @@ static const struct dtype *stored_dtype(void)
 
 static bool wants(void *context, const struct record *record)
 {
-    return store_wants(&((struct job *)context)->parameters, record->name);
+    struct job *job = context;
+
+    if (heal_options.scope == SCOPE_BLOCK && (job->held = healing_blocks_hold(&job->blocks, record->name)))
+        return true;             /* change() ends it */
+    return store_wants(&job->parameters, record->name);
 }
 
 static int change(void *context, struct operator *op)
 {
-    return store_operator(&((struct job *)context)->parameters, op, stored_dtype());
+    struct job *job = context;
+
+    return job->held ? job->held : store_operator(&job->parameters, op, stored_dtype());
 }
 
 static int change_tensor(void *context, const char *name, struct tensor *tensor)
 {
-    return store_vector(&((struct job *)context)->parameters, name, tensor, stored_dtype());
+    struct job *job = context;
+
+    return job->held ? job->held : store_vector(&job->parameters, name, tensor, stored_dtype());
 }
 
 /* The first rank does. */
@@ -239,15 +297,16 @@ static int run(struct job *job)
 
     if (!rc && heal_options.plan)
         return ranks_agree(ranks, healing_forecast(&job->healing, (double)heal_options.link));
-    if (!rc && !(rc = healing_run(&job->healing)))
+    if (!rc && !(rc = train(job)))
         rc = ranks_agree(ranks, write_model(job));
+    healing_blocks_close(&job->blocks, !rc);
     healing_close(&job->healing, !rc);
     return rc;
 }
 
 int main(int argc, char **argv)
 {
-    struct job job = {.healing = {.lock = -1, .log_fd = -1}};
+    struct job job = {.healing = {.lock = -1, .log_fd = -1}, .logits.fd = -1};
     struct ranks *ranks;
     int rc;
 
@@ -264,6 +323,7 @@ int main(int argc, char **argv)
     network_free(&job.teacher);
     training_text_close(&job.text);
     training_text_close(&job.evaluation);
+    teacher_logits_close(&job.logits);
     json_drop(job.about);
     json_drop(job.history);
     free(job.work);

@@ -1,6 +1,6 @@
-# Data sets: the texts for perplexity and for calibration, and the documents of the five tasks, as their makers publish them. DATA
-# names a directory that has (some of) them already, as they are or packed (.xz; directories .tar.xz); what it lacks is downloaded
-# to $R/data.
+# Data sets: the texts for perplexity and for calibration, conversations to heal on, and the documents of the five tasks, as their
+# makers publish them. DATA names a directory that has (some of) them already, as they are or packed (.xz; directories .tar.xz);
+# what it lacks is downloaded to $R/data.
 
 #: a directory with data sets (make fetch-data lists their names); what it lacks is downloaded
 DATA :=
@@ -9,7 +9,7 @@ $(if $(DATA),$(if $(wildcard $(DATA)/.),,$(error DATA: there is no directory '$(
 
 # Of each set: the variable that says where it comes from, its file (and other names that it may have in DATA), the SHA-256 of
 # the download or of the file, what to take out of an archive.
-DATASETS := wikitext wikitext_train hellaswag boolq mmlu triviaqa gsm8k gsm8k_train
+DATASETS := wikitext wikitext_train alpaca ultrachat openhermes hellaswag boolq mmlu triviaqa gsm8k gsm8k_train
 
 #: WikiText-2, raw; the zip is a copy of the one that research.metamind.io had
 WIKITEXT_URL := https://huggingface.co/datasets/ggml-org/ci/resolve/main/wikitext-2-raw-v1.zip
@@ -23,6 +23,24 @@ url.wikitext_train := WIKITEXT_URL
 file.wikitext_train := wiki.train.raw wikitext2_train_5k.txt
 sum.wikitext_train := $(sum.wikitext)
 members.wikitext_train := wikitext-2-raw/wiki.train.raw
+
+#: Alpaca: 52,002 instructions and answers (23 MB)
+ALPACA_URL := https://raw.githubusercontent.com/tatsu-lab/stanford_alpaca/main/alpaca_data.json
+url.alpaca := ALPACA_URL
+file.alpaca := alpaca_data.json alpaca_en_demo.json
+sum.alpaca := 2eddafc6b977608d778aaab8dfc7e50e547b3af9826dfb9e909d9fc362e4a419
+
+ULTRACHAT_FILE := train_sft-00000-of-00003-a3ecf92756993583.parquet
+#: Ultrachat, filtered: the first of three files of train_sft (244 MB)
+ULTRACHAT_URL := https://huggingface.co/datasets/HuggingFaceH4/ultrachat_200k/resolve/main/data/$(ULTRACHAT_FILE)
+url.ultrachat := ULTRACHAT_URL
+file.ultrachat := ultrachat_200k.jsonl
+sum.ultrachat := afa8fa7426081b2a0e732fb50dbb5cd402a28ad5f0dbe66c0d996d63e7220727
+
+#: OpenHermes 2.5, a million conversations (1.9 GB); of it no checksum is known
+OPENHERMES_URL := https://huggingface.co/datasets/teknium/OpenHermes-2.5/resolve/main/openhermes2_5.json
+url.openhermes := OPENHERMES_URL
+file.openhermes := openhermes2_5.json
 
 #: HellaSwag, validation
 HELLASWAG_URL := https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl
@@ -68,7 +86,7 @@ in_data = $(if $(DATA),$(firstword $(foreach f,$(file.$1),$(wildcard $(addprefix
 unpacked = $R/data/local/$(patsubst $(DATA)/%,%,$(patsubst %.tar,%,$(1:%.xz=%)))
 place = $(if $1,$(if $(filter %.xz,$1),$(call unpacked,$1),$(1:%/.=%)),$R/data/$(firstword $(file.$2)))
 $(foreach s,$(DATASETS),$(eval data.$s := $(call place,$(call in_data,$s),$s)))
-sum_of = $(or $(if $(filter file,$(origin $(url.$1))),$(sum.$1)),-)
+sum_of = $(or $(and $(filter file,$(origin $(url.$1))),$(sum.$1)),-)
 
 define fetched
 $R/data/$(firstword $(file.$1)):
@@ -87,7 +105,10 @@ $(call unpacked,$1): $1 $R/data/local/from
 endef
 $(foreach s,$(DATASETS),$(foreach f,$(filter %.xz,$(call in_data,$s)),$(eval $(call packed,$f))))
 
-TARGETS += fetch-data
+TARGETS += fetch-data fetch-heal
 #: download WikiText-2 and the documents of TASKS, unless DATA has them; or unpack those of DATA
 fetch-data: $$(foreach s,$$(DATASETS),$$(if $$(filter wikitext $$(TASKS) $$(addsuffix _train,$$(TASKS)),$$s),$$(data.$$s)))
+	@printf '  %s\n' $^
+#: download what HEAL_DATA names, unless DATA has it
+fetch-heal: $$(heal_data)
 	@printf '  %s\n' $^

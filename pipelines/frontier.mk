@@ -1,7 +1,7 @@
 # Many sentences of one model side by side, each point from its report.
 #
 #   frontier.tsv, frontier-*.svg    what bits and parameters buy: perplexity and KL against both
-#   ablation.tsv                    chi x shape x sites x bits, cut the plain way and the aware one, at equal parameters
+#   ablation.tsv                    chi x shape x sites x bits, cut plainly and by the same moments, at equal parameters
 
 #: the model of make frontier and make ablation
 FRONTIER_MODEL := smollm2
@@ -24,7 +24,7 @@ $(call safe,PEERS)
 ablation_cuts = $(filter-out %-matrix,$(foreach c,$(CHI),$(foreach s,$(filter-out 2,$(SITES)),$(foreach \
                 f,$(SHAPES),chi$c-sites$s-$f)))) $(foreach c,$(if $(filter 2,$(SITES)),$(CHI)),$(foreach f,$(SHAPES),chi$c-$f))
 ablation_packed = $(foreach c,$(sort $(ablation_cuts)),$(foreach b,$(BITS),$c$(if $(filter-out 16,$b),-q$b)))
-ABLATION = dense $(foreach c,$(ablation_packed),$c $c-aware)
+ABLATION = dense $(foreach c,$(ablation_packed),$c $c-aware-dense)
 asked_of = $(if $(filter $1,$(MAKECMDGOALS)),$(addprefix $(FRONTIER_MODEL)-,$2))
 SENTENCES += $(call asked_of,frontier,$(FRONTIER)) $(call asked_of,ablation,$(ABLATION))
 reports_for = $(patsubst %,$R/$(FRONTIER_MODEL)/%/report.json,$1)
@@ -34,6 +34,6 @@ TARGETS += frontier ablation
 frontier: $$(call reports_for,$$(FRONTIER)) $$(PEERS)
 	@pipelines/frontier $(filter %/report.json,$^) $(addprefix --peers ,$(PEERS)) --plot $R/$(FRONTIER_MODEL)/frontier \
 	    -o $R/$(FRONTIER_MODEL)/frontier.tsv
-#: the sweep over CHI, SHAPES, SITES and BITS, cut plainly and aware, as a table
+#: the sweep over CHI, SHAPES, SITES and BITS, cut plainly and by moments of the model as it came, as a table
 ablation: $$(call reports_for,$$(ABLATION))
 	@pipelines/frontier $^ -o $R/$(FRONTIER_MODEL)/ablation.tsv

@@ -44,6 +44,7 @@ within_budget := | mpo-decompose --plan budget.plan | quantize --plan budget.pla
 step.aware = # : last: the programs look at what a layer sees, in the way AWARE, or aware-dense, aware-sequential, aware-cross
 step.progressive = # : last: MLP, then queries and outputs, then keys and values, each looking at the result of the one before
 step.dense = # : alone: nothing is done, the model as it came is measured
+step.heal = # : last, behind aware or progressive where they stand: trained on HEAL_DATA to be like the source again
 step.svd = # : last, behind cut matrices: the matrix SVD with as many parameters instead, to compare with
 
 # The numbers that N can be, where it can't be just any; and the steps that an option's step must stand behind.
@@ -76,6 +77,8 @@ PLANS := $(foreach p,$(patsubst pipelines/plans/%.plan,%,$(wildcard pipelines/pl
 # chi100 is of kind chi, its number is 100, its entry step.chiN; seed is of kind seed and has no number. 2.5bpw has its number in
 # front, with one point in it, t2.5 one of a few that may have a point.
 kind = $(subst 0,,$(subst 1,,$(subst 2,,$(subst 3,,$(subst 4,,$(subst 5,,$(subst 6,,$(subst 7,,$(subst 8,,$(subst 9,,$1))))))))))
+a_number = $(if $($1),$(if $(or $(filter-out 1,$(words $($1))),$(call kind,$($1)),$(filter 0%,$($1))),$(error \
+           $1 is '$($1)', expected a whole number from 1, or nothing)))
 unit = $(firstword $(foreach u,bpw MB KB,$(if $(filter %$u,$1),$u)))
 decimal = $(and $(filter .,$(call kind,$1)),$(filter-out .%,$1),$(word 2,$(subst ., ,$1)))
 rate = $(filter $(numbers.tN),$(patsubst t%,%,$(filter t%,$1)))
@@ -90,8 +93,9 @@ number_checked = $(if $(filter 0%,$(call number,$1)),$(error step '$1': numbers 
 
 # The sentence of STEP-STEP..., built up step by step: $1 is the sentence so far, $2 the step that its last program came from,
 # $3 the steps that are left, $4 what the first of them adds.
-sentence = $(if $(findstring --,-$1-),$(error there is an empty step in '-$1'))$(if $(filter-out dense,$1),$(strip $(call \
-           walk,,,$(subst -, ,$(call body_checked,$1,$(call body,$(call without_svd,$1)))))))
+sentence = $(if $(findstring --,-$1-),$(error there is an empty step in '-$1'))$(call unhealed_sentence,$(call without_heal,$1))
+unhealed_sentence = $(if $(filter-out dense,$1),$(strip $(call \
+                    walk,,,$(subst -, ,$(call body_checked,$1,$(call body,$(call without_svd,$1)))))))
 walk = $(if $3,$(call append,$1,$2,$3,$(call step,$(firstword $3))),$1)
 append = $(call $(if $(filter |,$4),check_program,check_option),$1,$2,$(firstword $3),$4)$(call \
          walk,$1 $4,$(if $(filter |,$4),$(firstword $3),$2),$(wordlist 2,$(words $3),$3))
@@ -110,6 +114,12 @@ ending = $(firstword $(foreach e,$(endings),$(if $(filter %-$e,$1),$e)))
 body = $(if $(call ending,$1),$(1:%-$(call ending,$1)=%),$1)
 body_checked = $2$(foreach s,$(filter dense $(endings),$(subst -, ,$2)),$(error step '$s' in '$1' $(if $(filter dense,$s),stands \
          alone,must stand last$(,) behind chiN$(,) keepN$(,) qN or a plan)))
+
+# STEPS-heal is what STEPS left, trained as a whole (pipelines/heal.mk): its layers go through the sentence of STEPS.
+is_healed = $(filter %-heal,$1)
+unhealed = $(1:%-heal=%)
+without_heal = $(call unhealed,$1)$(if $(or $(filter heal,$(subst -, ,$(call unhealed,$1))),$(filter dense-heal,$1)),$(error \
+               step 'heal' in '$1' must stand last$(,) behind what is cut or packed))
 
 # STEPS-svd is the sentence of STEPS with mpo-decompose by a plan that is made from the result of STEPS. So is one with a shape,
 # by a plan that is made from the sizes of the matrices.
@@ -156,9 +166,11 @@ RUN = pipelines/slot$(if $2, $2) $(if $(LAUNCH),'$(LAUNCH) bash -eu -o pipefail 
 
 # What each piece comes from, and what its programs are told beside the sentence, is the model as it came and nothing, unless
 # they look at data (pipelines/aware.mk).
-$R/%/sentence: $$(call changed,$$@,extract-layer $$(from) $$(call with_options,$$(pipe),,$$(looking)) $$(looking_by))
+said = $(strip $(if $(call is_healed,$(steps)),$(heal),extract-layer $(from) $(call with_options,$(pipe),,$(looking)) \
+       $(looking_by)))
+$R/%/sentence: $$(call changed,$$@,$$(said))
 	@mkdir -p $(@D)
-	@echo '$(strip extract-layer $(from) $(call with_options,$(pipe),,$(looking)) $(looking_by))' > $@
+	@echo '$(said)' > $@
 
 $R/%.tns: $R/$$(model)/$$(steps)/sentence $$(from_files) $$(programs) $$(plans) $$(looks_at)
 	$(if $(by_block),$(call say,BLOCK,$@)$(call RUN,$(call block,$(way),$(pipe)),--all),$(call say,PIPE,$@)$(call \
@@ -166,7 +178,8 @@ $R/%.tns: $R/$$(model)/$$(steps)/sentence $$(from_files) $$(programs) $$(plans) 
 
 # Make sees a model by its config.json; files tells it what else must be there.
 lost = $(if $(filter-out $(notdir $(wildcard $R/$1/model/*)),$(file < $R/$1/files)),FORCE)
-$R/%/model/config.json: $$(addprefix $R/$$*/,$$(addsuffix .tns,$$(call pieces,$$(model)))) $(BIN)/assemble $$(call lost,$$*)
+streams = $(if $(call is_healed,$(steps)),healed,$(call pieces,$(model)))
+$R/%/model/config.json: $$(addprefix $R/$$*/,$$(addsuffix .tns,$$(streams))) $(BIN)/assemble $$(call lost,$$*)
 	$(call say,JOIN,$(@D))$(call RUN,assemble $(options) --force $(filter %.tns,$^) -o $(@D))
 
 $R/%/files: $R/%/model/config.json
@@ -202,17 +215,20 @@ goals = $(patsubst %.report,%,$(patsubst %.sample,%,$(MAKECMDGOALS) $(SENTENCES)
 runs := $(sort $(foreach m,$(MODELS),$(patsubst $m-%,$m/%,$(filter $m-%,$(goals)))) \
                $(foreach g,$(patsubst $R/%,%,$(filter-out $R/data/%,$(filter $R/%,$(goals)))),$(if $(word 3,$(subst /, ,$g)),\
                  $(word 1,$(subst /, ,$g))/$(word 2,$(subst /, ,$g)))))
-# Each is read once before anything is done, so that a wrong one is refused. What one with the step svd is compared with has
-# files too, and so have the stages of a progressive one and the curves of one with a budget.
+# Each is read once before anything is done, so that a wrong one is refused. What one with the step heal starts from has files,
+# too, and so have what one with the step svd is compared with, the stages of a progressive one (healed, where they are) and the
+# curves of one with a budget.
 model_of = $(firstword $(subst /, ,$1))
 steps_of = $(patsubst $(call model_of,$1)/%,%,$1)
 $(foreach r,$(runs),$(if $(call sentence,$(call steps_of,$r)),))
+runs := $(sort $(runs) $(patsubst %-heal,%,$(filter %-heal,$(runs))))
 runs := $(sort $(runs) $(patsubst %-svd,%,$(filter %-svd,$(runs))))
-runs := $(sort $(runs) $(patsubst %-progressive,%-progressive1,$(filter %-progressive,$(runs))) \
-               $(patsubst %-progressive,%-progressive2,$(filter %-progressive,$(runs))))
-files_of_run = sentence sizes.json $(if $(call is_dense,$1),,$(addsuffix .tns,$(call pieces,$(call model_of,$1))) \
-               model/config.json files svd.plan $(if $(call has_budget,$1),budget.call budget.plan) \
-               $(if $(filter --shape,$(call sentence,$(call steps_of,$1))),shape.plan))
+stages := $(foreach s,1 2,-progressive$s $(if $(PROGRESSIVE_HEAL),-progressive$s-heal))
+runs := $(sort $(runs) $(foreach s,$(stages),$(patsubst %-progressive,%$s,$(filter %-progressive,$(runs)))))
+files_of_run = sentence sizes.json $(if $(call is_dense,$1),,model/config.json files $(if $(call is_healed,$1),start \
+               healed.tns,$(addsuffix .tns,$(call pieces,$(call model_of,$1))) svd.plan \
+               $(if $(call has_budget,$1),budget.call budget.plan) \
+               $(if $(filter --shape,$(call sentence,$(call steps_of,$1))),shape.plan)))
 has_budget = $(filter budget.plan,$(call sentence,$(call steps_of,$1)))
 files_of_budget = $(call weighed_by,$1,$2) $(addprefix $R/$1/dense/,$(addsuffix .jsonl,$(call pieces,$1)))
 named: $(foreach r,$(runs),$(addprefix $R/$r/,$(call files_of_run,$r)) $(if $(call has_budget,$r),$(call \

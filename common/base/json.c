@@ -54,6 +54,63 @@ int json_text_lines(const char *text, size_t length, const char *name,
     return rc == JSON_ENOUGH ? EX_OK : rc;
 }
 
+/* Where the item at `at` ends: at the comma or bracket behind it, or at end. Whether it is JSON its parser says. */
+static const char *item_end(const char *at, const char *end)
+{
+    bool quoted = false;
+    int64_t depth = 0;
+
+    for (; at < end; at++) {
+        if (quoted && *at == '\\' && at + 1 < end)
+            at++;
+        else if (*at == '"')
+            quoted = !quoted;
+        else if (!quoted && (*at == '{' || *at == '['))
+            depth++;
+        else if (!quoted && !depth && memchr(",]}", *at, 3))
+            return at;
+        else if (!quoted && (*at == '}' || *at == ']'))
+            depth--;
+    }
+    return at;
+}
+
+static const char *skip_blank(const char *at, const char *end)
+{
+    while (at < end && memchr(" \t\r\n", *at, 4))
+        at++;
+    return at;
+}
+
+int json_text_items(const char *text, size_t length, const char *name,
+                    int (*take)(void *context, const struct json *value, int64_t item), void *context)
+{
+    const char *end = text + length, *at = skip_blank(text, end);
+    bool more = true;
+    int rc = EX_OK;
+
+    if (at == end || *at != '[')
+        return fail(EX_DATAERR, "'%s': expected an array", name);
+    if ((at = skip_blank(at + 1, end)) < end && *at == ']')
+        more = false;
+    for (int64_t item = 1; !rc && more; item++) {
+        const char *behind = item_end(at, end);
+        char *what = xasprintf("%s, item %lld", name, (long long)item);
+        struct json *value = json_parse(at, (size_t)(behind - at), what);
+
+        rc = value ? take(context, value, item) : EX_DATAERR;
+        if (!rc && (behind == end || (*behind != ',' && *behind != ']')))
+            rc = fail(EX_DATAERR, "%s: expected ',' or ']' behind it", what);
+        more = behind < end && *behind == ',';
+        at = more ? behind + 1 : behind;
+        json_drop(value);
+        free(what);
+    }
+    if (!rc && skip_blank(at + 1, end) < end)
+        rc = fail(EX_DATAERR, "'%s': bytes behind the array", name);
+    return rc == JSON_ENOUGH ? EX_OK : rc;
+}
+
 int json_lines(const char *path, int (*take)(void *context, const struct json *value, int64_t line), void *context)
 {
     struct text text = {0};

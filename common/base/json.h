@@ -35,6 +35,10 @@ int json_lines(const char *path, int (*take)(void *context, const struct json *v
 int json_text_lines(const char *text, size_t length, const char *name,
                     int (*take)(void *context, const struct json *value, int64_t line), void *context);
 
+/* The items of one array instead, each with its number; what is held at once is one item. No bound on length. */
+int json_text_items(const char *text, size_t length, const char *name,
+                    int (*take)(void *context, const struct json *value, int64_t item), void *context);
+
 /* What take says of its line: prints "'PATH', line LINE: message" and returns EX_DATAERR. */
 int bad_line(const char *path, int64_t line, const char *format, ...) PRINTF_LIKE(3, 4);
 

@@ -7,6 +7,7 @@
 static const struct device *const devices[] = {&device_cpu, &device_reference};
 
 const char *const device_names[] = {"cpu", "reference", NULL};
+const char *const product_names[] = {"f32", "bf16", NULL};
 
 const struct device *device_find(const char *name)
 {

@@ -21,6 +21,11 @@
 enum activations { ACTIVATIONS_F32, ACTIVATIONS_INT8 };
 enum { ACTIVATION_GROUP = 32 };
 
+/* What products of many rows do to their two factors first: nothing, or both are rounded to bf16, to nearest even, and
+ * the products summed in f32. */
+enum products { PRODUCTS_F32, PRODUCTS_BF16 };
+extern const char *const product_names[];        /* "f32", "bf16"; NULL-terminated */
+
 /* A matrix W [rows, columns] on a device, in the device's own layout; devices put what they need behind these. */
 struct placed {
     int64_t rows, columns;
@@ -77,15 +82,29 @@ struct adamw {
     int64_t step;
 };
 
+/* A teacher of which only the k most likely ids of each row are known, and what all others have together: each row sums
+ * to 1. Lists are the host's. */
+struct loss_top {
+    int64_t k;                   /* 1 to d, then the rest is 0 */
+    const int32_t *id;           /* [n, k], ascending in a row */
+    const float *log_p;          /* [n, k]: the logarithms of their probabilities */
+    const float *rest;           /* [n]: the probability of the others */
+};
+
 /* What rows of logits cost, and how that depends on them:  cross[i] * (lse_i - logit_i[target]) + distill[i] *
- * KL(softmax(teacher_i) || softmax(logit_i)). All lists are the host's; teacher and its lse may be NULL where distill
- * is 0 throughout. */
+ * KL(softmax(teacher_i) || softmax(logit_i)). With a top, KL is that of distributions over k + 1 outcomes, the k ids
+ * and any other: with p the teacher's probabilities, q the row's softmax, r = rest and s the sum of the others' q,
+ *     sum over the k of p log(p / q) + r log(r / s),   and its gradient q - p for the k, q (1 - r / s) for the others.
+ * That is the top-k distillation of Anshumann et al., arXiv:2503.16870, whose bias (the k as if they were all) the one
+ * outcome for the rest takes away; at most the whole KL (log sum inequality), and all of it where k is d. All lists are
+ * the host's; teacher and its lse may be NULL where distill is 0 throughout, or with a top. */
 struct loss_rows {
     const int32_t *target;       /* of rows whose cross is 0: any number */
     const float *cross, *distill;
     const double *lse;           /* log_sum_exp() of the rows */
     const float *teacher;        /* [n, d] on the device */
     const double *teacher_lse;
+    const struct loss_top *top;  /* instead of teacher; NULL: none */
 };
 
 /* An orthogonal turn of rows of d numbers, T = (Q kron H) S in each span of mix * block numbers, which divides d: S
@@ -115,6 +134,10 @@ struct device {
      * dense, packed and low-rank chains), of any real dtype. The tensor moves in and is emptied. */
     struct placed *(*place)(struct tensor *matrix, enum activations activations);
     void (*displace)(struct placed *w);                  /* NULL is allowed */
+
+    /* From now on multiply(), gemm() and their backward passes may round so, where there are rows enough for it to be
+     * faster; PRODUCTS_F32 at first. False, with nothing changed, where this machine can't. */
+    bool (*products)(enum products products);
 
     /* count products of x [n, columns]; all w have the same columns. Reads each w once, whatever n is. */
     void (*multiply)(const struct product *product, int count, const float *x, int64_t x_stride, int64_t n);
@@ -201,6 +224,12 @@ struct device {
     /* logits [n, d] become the gradient of their cost times factor; cost [2][n] (host): what the two parts are before
      * cross and distill multiply them, 0 where these are. */
     void (*loss)(float *logits, const struct loss_rows *rows, float factor, int64_t n, int64_t d, double *cost);
+
+    /* Of each row of x [n, d] and y (contiguous): cost[i] (host) = |x - y|^2 / |y|^2, sums in double, and dx = (with
+     * add: +=) its gradient of x times weight[i] (host). A row of weight 0 costs 0, whatever its numbers are; where
+     * another y is all zeros, neither is finite. */
+    void (*deviation)(float *dx, bool add, const float *x, const float *y, const float *weight, int64_t n, int64_t d,
+                      double *cost);
 
     /* In double. */
     double (*sum_squares)(const float *x, int64_t count);

@@ -22,6 +22,21 @@ void cpu_kernels_set(const struct kernels *kernels)
     chosen = kernels;
 }
 
+static enum products products;
+
+bool cpu_products(enum products wanted)
+{
+    if (wanted == PRODUCTS_BF16 && !kernels_pairs(cpu_kernels()))
+        return false;
+    products = wanted;
+    return true;
+}
+
+const struct pair_kernels *cpu_pairs(void)
+{
+    return products == PRODUCTS_BF16 ? kernels_pairs(cpu_kernels()) : NULL;
+}
+
 void *cpu_scratch(enum scratch purpose, size_t bytes)
 {
     static struct {
@@ -222,12 +237,12 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
 const struct device device_cpu = {
     .name = "cpu", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
     .clear = clear,
-    .place = cpu_place, .displace = cpu_displace, .multiply = cpu_multiply, .gather = cpu_gather, .gemm = cpu_gemm,
+    .place = cpu_place, .displace = cpu_displace, .products = cpu_products, .multiply = cpu_multiply, .gather = cpu_gather, .gemm = cpu_gemm,
     .permute = cpu_permute, .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = cpu_attend,
     .silu_multiply = silu_multiply, .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale,
     .log_sum_exp = log_sum_exp, .divergence = divergence, .place_trained = cpu_place_trained, .numbers = cpu_numbers,
     .multiply_back = cpu_multiply_back, .multiply_gradient = cpu_multiply_gradient, .gemm_back = cpu_gemm_back,
     .gemm_gradient = cpu_gemm_gradient, .rms_norm_back = cpu_rms_norm_back, .attend_back = cpu_attend_back,
-    .silu_multiply_back = cpu_silu_multiply_back, .loss = cpu_loss, .sum_squares = cpu_sum_squares,
-    .adamw = cpu_adamw,
+    .silu_multiply_back = cpu_silu_multiply_back, .loss = cpu_loss, .deviation = cpu_deviation,
+    .sum_squares = cpu_sum_squares, .adamw = cpu_adamw,
 };

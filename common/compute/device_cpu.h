@@ -31,6 +31,10 @@ struct cpu_matrix {
 const struct kernels *cpu_kernels(void);
 void cpu_kernels_set(const struct kernels *kernels);
 
+/* Whether products of many rows are of bf16, and with what; NULL: they aren't. */
+bool cpu_products(enum products wanted);
+const struct pair_kernels *cpu_pairs(void);
+
 /* Working memory that is kept between calls, for one purpose each. */
 enum scratch { SCRATCH_PANELS, SCRATCH_PACKED, SCRATCH_ROUNDED, SCRATCH_BACK, SCRATCH_PADDED, SCRATCH_ATTEND,
                SCRATCH_PARTIAL, SCRATCH_GRADIENT, SCRATCHES };
@@ -83,6 +87,8 @@ void cpu_rms_norm_back(float *dx, bool add, float *dweight, const float *dy, con
                        const float *weight, int64_t n, int64_t d, double epsilon);
 void cpu_silu_multiply_back(float *gate, float *up, const float *dy, int64_t count);
 void cpu_loss(float *logits, const struct loss_rows *rows, float factor, int64_t n, int64_t d, double *cost);
+void cpu_deviation(float *dx, bool add, const float *x, const float *y, const float *weight, int64_t n, int64_t d,
+                   double *cost);
 double cpu_sum_squares(const float *x, int64_t count);
 void cpu_adamw(float *x, const float *dx, float *mean, float *square, const struct adamw *step, int64_t count);
 

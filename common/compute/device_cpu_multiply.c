@@ -5,7 +5,7 @@
  * rounded     packed W, x in 8 bits: sums of whole numbers, for any number of rows of x (few with trellis codes)
  * by tiles    packed W, x in f32, few rows of x
  *
- * A row's sums never cross items, so their order depends on the shapes alone. */
+ * By panels also in bf16: cpu_pairs(). A row's sums never cross items, so their order depends on the shapes alone. */
 #include "base/memory.h"
 #include "base/number.h"
 #include "base/parallel.h"
@@ -19,8 +19,7 @@ enum {
     STRIP_TOKENS = 8,                            /* at most, rounded, by strips: decoding costs as much as 4 of them */
     PANEL_ROWS = 64, PANEL_DEPTH = 512,          /* of W unpacked at a time: half of a second-level cache */
     PANEL_CHUNK = 384, PANEL_CHUNK_LEAST = 96,   /* rows of x per item, roughly; each unpacks W anew */
-    ITEMS_LEAST = 8,
-    INT8_CHUNK = 128,
+    ITEMS_LEAST = 8, INT8_CHUNK = 128,
     ITEM_BYTES = 1 << 15,                        /* of W, where little else is done with it */
     SLICE = 1024,                                /* rows of x done in one go: bounds working memory */
     SERIAL_WORK = 1 << 15,                       /* multiply-adds that aren't worth a second thread */
@@ -54,6 +53,7 @@ struct part {
 
 struct job {
     const struct kernels *kernels;
+    const struct pair_kernels *pairs;            /* by panels: of bf16; NULL: of f32 */
     struct forms forms;
     struct part *parts;
     int count;
@@ -75,6 +75,8 @@ static void pack_group(const struct job *job, const float *x, int64_t stride, fl
     for (int64_t k = 0; f->turned && k < f->columns; k++)
         for (int i = 0; i < m; i++)
             packed[k * m + i] = factor * x[k * stride + first + i];
+    if (job->pairs && x == f->x)
+        job->pairs->make(packed, m, f->columns);
 }
 
 static void round_back(struct forms *f, int64_t i)
@@ -272,6 +274,10 @@ static void do_panels(const struct job *job, const struct part *part, int64_t ro
                       int64_t tokens, int thread)
 {
     const struct kernels *kernels = job->kernels;
+    const struct pair_kernels *pairs = part->rounded ? NULL : job->pairs;
+    void (*gemm)(int, int, int64_t, const float *, const float *, int64_t, float, float *, int64_t)
+        = pairs ? pairs->gemm : kernels->gemm;
+    int lines = pairs ? 2 : 1;   /* of numbers in a line of x and of panels; PANEL_DEPTH is even */
     const float *x = part->rounded ? job->forms.packed_back : job->forms.packed;
     float *panels = job->panels + (int64_t)thread * PANEL_ROWS * PANEL_DEPTH;
     int64_t depths = divide_up(part->columns, PANEL_DEPTH);
@@ -284,13 +290,15 @@ static void do_panels(const struct job *job, const struct part *part, int64_t ro
             fill_lines(job, part, row, rows, first, k, panels);
         else
             fill_panels(job, part, row, rows, first, k, panels);
+        for (int64_t r = 0; pairs && r < rows; r += kernels->panel)
+            pairs->make(panels + r * PANEL_DEPTH, kernels->panel, k);
         for (int64_t t = token; t < token + tokens; t += kernels->tokens) {
             int m = (int)least(token + tokens - t, kernels->tokens);
 
             for (int64_t r = 0; r < rows; r += kernels->panel)
-                kernels->gemm(m, (int)least(rows - r, kernels->panel), k, x + t * part->columns + first * m,
-                              panels + r * PANEL_DEPTH, kernels->panel, first ? 1 : part->beta,
-                              part->y + t * part->stride + row + r, part->stride);
+                gemm(m, (int)least(rows - r, kernels->panel), divide_up(k, lines),
+                     x + t * part->columns + first / lines * m, panels + r * PANEL_DEPTH, kernels->panel,
+                     first ? 1 : part->beta, part->y + t * part->stride + row + r, part->stride);
         }
     }
 }
@@ -380,6 +388,7 @@ static void run(struct job *job)
 {
     int64_t items = 0, work = 0;
 
+    job->pairs = cpu_pairs();
     if (job->forms.columns == 0) {
         clear(job);
         return;
@@ -440,59 +449,52 @@ void cpu_multiply_placed(const struct product *product, int count, const float *
     free(parts);
 }
 
+/* One product by panels, of forms.n rows of x in slices. */
+static void multiply_panels(struct part part, struct forms forms)
+{
+    int64_t n = forms.n;
+    const float *x = forms.x;
+    float *y = part.y;
+
+    part.way = BY_PANELS;
+    for (int64_t first = 0; first < n; first += SLICE) {
+        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1, .forms = forms};
+
+        part.y = y + first * part.stride;
+        job.forms.x = x + first * (forms.turned ? 1 : forms.stride);
+        job.forms.n = least(n - first, SLICE);
+        run(&job);
+    }
+}
+
 void cpu_gemm(float alpha, const float *x, int64_t x_stride, const float *w, int64_t w_stride, float beta, float *y,
               int64_t y_stride, int64_t n, int64_t rows, int64_t columns)
 {
-    for (int64_t first = 0; first < n; first += SLICE) {
-        int64_t slice = least(n - first, SLICE);
-        struct part part = {.view = w, .view_stride = w_stride, .rows = rows, .columns = columns, .way = BY_PANELS,
-                            .beta = beta, .y = y + first * y_stride, .stride = y_stride};
-        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
-                          .forms = {.x = x + first * x_stride, .stride = x_stride, .n = slice, .columns = columns,
-                                    .factor = alpha}};
-
-        run(&job);
-    }
+    multiply_panels((struct part){.view = w, .view_stride = w_stride, .rows = rows, .columns = columns, .beta = beta,
+                                  .y = y, .stride = y_stride},
+                    (struct forms){.x = x, .stride = x_stride, .n = n, .columns = columns, .factor = alpha});
 }
 
 void cpu_gemm_back(const float *y, int64_t y_stride, const float *w, int64_t w_stride, float beta, float *x,
                    int64_t x_stride, int64_t n, int64_t rows, int64_t columns)
 {
-    for (int64_t first = 0; first < n; first += SLICE) {
-        struct part part = {.view = w, .view_stride = w_stride, .rows = columns, .columns = rows, .way = BY_PANELS,
-                            .lines = true, .beta = beta, .y = x + first * x_stride, .stride = x_stride};
-        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
-                          .forms = {.x = y + first * y_stride, .stride = y_stride, .n = least(n - first, SLICE),
-                                    .columns = rows, .factor = 1}};
-
-        run(&job);
-    }
+    multiply_panels((struct part){.view = w, .view_stride = w_stride, .rows = columns, .columns = rows, .lines = true,
+                                  .beta = beta, .y = x, .stride = x_stride},
+                    (struct forms){.x = y, .stride = y_stride, .n = n, .columns = rows, .factor = 1});
 }
 
 void cpu_gemm_gradient(float *w, int64_t w_stride, const float *y, int64_t y_stride, const float *x, int64_t x_stride,
                        int64_t n, int64_t rows, int64_t columns)
 {
-    for (int64_t first = 0; first < rows; first += SLICE) {
-        struct part part = {.view = x, .view_stride = x_stride, .rows = columns, .columns = n, .way = BY_PANELS,
-                            .lines = true, .beta = 1, .y = w + first * w_stride, .stride = w_stride};
-        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
-                          .forms = {.x = y + first, .stride = y_stride, .n = least(rows - first, SLICE), .columns = n,
-                                    .factor = 1, .turned = true}};
-
-        run(&job);
-    }
+    multiply_panels((struct part){.view = x, .view_stride = x_stride, .rows = columns, .columns = n, .lines = true,
+                                  .beta = 1, .y = w, .stride = w_stride},
+                    (struct forms){.x = y, .stride = y_stride, .n = rows, .columns = n, .factor = 1, .turned = true});
 }
 
 void cpu_multiply_lines(const struct cpu_matrix *w, const float *dy, int64_t dy_stride, float *dx, int64_t dx_stride,
                         bool add, int64_t n)
 {
-    for (int64_t first = 0; first < n; first += SLICE) {
-        struct part part = {.w = w, .rows = w->placed.columns, .columns = w->placed.rows, .way = BY_PANELS,
-                            .lines = true, .beta = add, .y = dx + first * dx_stride, .stride = dx_stride};
-        struct job job = {.kernels = cpu_kernels(), .parts = &part, .count = 1,
-                          .forms = {.x = dy + first * dy_stride, .stride = dy_stride, .n = least(n - first, SLICE),
-                                    .columns = w->placed.rows, .factor = 1}};
-
-        run(&job);
-    }
+    multiply_panels((struct part){.w = w, .rows = w->placed.columns, .columns = w->placed.rows, .lines = true,
+                                  .beta = add, .y = dx, .stride = dx_stride},
+                    (struct forms){.x = dy, .stride = dy_stride, .n = n, .columns = w->placed.rows, .factor = 1});
 }

@@ -290,12 +290,56 @@ void cpu_silu_multiply_back(float *gate, float *up, const float *dy, int64_t cou
     parallel_for(divide_up(count, PIECE), silu_piece, &p);
 }
 
+/* log(sum(exp(x))) of the numbers between the k ids. */
+static double lse_between(const struct pieces *p, const float *x, const int32_t *id, int64_t k)
+{
+    double largest = -INFINITY, sum = 0;
+
+    for (int64_t at = 0, j = 0; j <= k; j++) {
+        int64_t end = j < k ? id[j] : p->d;
+
+        if (end > at) {
+            double part = p->kernels->log_sum_exp(x + at, end - at, NULL);
+
+            sum = part > largest ? sum * exp(largest - part) + 1 : sum + exp(part - largest);
+            largest = part > largest ? part : largest;
+        }
+        at = end + 1;
+    }
+    return largest + log(sum);
+}
+
+/* The k ids of a row one by one, the numbers between them with the kernel: the teacher's there are r exp(x - their
+ * lse). Returns the divergence; student and teacher are the factors of both in the gradient. */
+static double loss_top_row(const struct pieces *p, float *x, int64_t i, float student, float teacher)
+{
+    const struct loss_top *top = p->rows->top;
+    const int32_t *id = top->id + i * top->k;
+    double lse = p->rows->lse[i], rest = (double)top->rest[i], others = rest > 0 ? lse_between(p, x, id, top->k) : 0;
+    double cost = rest > 0 ? rest * (log(rest) - (others - lse)) : 0;
+
+    for (int64_t at = 0, j = 0; j <= top->k; j++) {
+        int64_t end = j < top->k ? id[j] : p->d;
+
+        if (end > at)
+            p->kernels->loss(x + at, lse, rest > 0 ? x + at : NULL, others, student, (float)(teacher * rest), end - at);
+        if (j < top->k) {
+            double left = (double)top->log_p[i * top->k + j], q = exp(left);
+
+            cost += q * (left - ((double)x[end] - lse));
+            x[end] = (float)(student * exp((double)x[end] - lse) - teacher * q);
+        }
+        at = end + 1;
+    }
+    return cost;
+}
+
 static void loss_item(void *context, int64_t i, int thread)
 {
     const struct pieces *p = context;
     const struct loss_rows *r = p->rows;
     float *x = p->x + i * p->d, cross = r->cross[i], distill = r->distill[i];
-    const float *teacher = distill != 0 ? r->teacher + i * p->d : NULL;
+    const float *teacher = distill != 0 && !r->top ? r->teacher + i * p->d : NULL;
 
     (void)thread;
     p->result[i] = cross != 0 ? r->lse[i] - (double)x[r->target[i]] : 0;
@@ -304,6 +348,8 @@ static void loss_item(void *context, int64_t i, int thread)
         p->result[p->count + i] = p->kernels->divergence(teacher, r->teacher_lse[i], x, r->lse[i], p->d);
     if (cross == 0 && distill == 0)              /* not counted, whatever its numbers are */
         memset(x, 0, (size_t)p->d * sizeof *x);
+    else if (distill != 0 && r->top)
+        p->result[p->count + i] = loss_top_row(p, x, i, (cross + distill) * p->factor, distill * p->factor);
     else
         p->kernels->loss(x, r->lse[i], teacher, teacher ? r->teacher_lse[i] : 0, (cross + distill) * p->factor,
                          distill * p->factor, p->d);
@@ -317,6 +363,49 @@ void cpu_loss(float *logits, const struct loss_rows *rows, float factor, int64_t
                        .result = cost};
 
     parallel_for(n, loss_item, &p);
+}
+
+struct deviation {
+    float *dx;
+    bool add;
+    const float *x, *y, *weight;
+    int64_t d;
+    double *cost;
+};
+
+static void deviation_row(void *context, int64_t i, int thread)
+{
+    const struct deviation *p = context;
+    const float *x = p->x + i * p->d, *y = p->y + i * p->d;
+    float *dx = p->dx + i * p->d, factor;
+    double apart[8] = {0}, size[8] = {0};
+
+    (void)thread;
+    if (!p->add)
+        memset(dx, 0, (size_t)p->d * sizeof *dx);
+    p->cost[i] = 0;
+    if (p->weight[i] == 0)
+        return;
+    for (int64_t j = 0; j < p->d; j++) {
+        double between = (double)x[j] - (double)y[j];
+
+        apart[j % 8] += between * between;
+        size[j % 8] += (double)y[j] * (double)y[j];
+    }
+    for (int k = 1; k < 8; k++) {
+        apart[0] += apart[k];
+        size[0] += size[k];
+    }
+    p->cost[i] = apart[0] / size[0];
+    factor = (float)(2 * (double)p->weight[i] / size[0]);
+    for (int64_t j = 0; j < p->d; j++)
+        dx[j] += factor * (x[j] - y[j]);
+}
+
+void cpu_deviation(float *dx, bool add, const float *x, const float *y, const float *weight, int64_t n, int64_t d,
+                   double *cost)
+{
+    parallel_for(n, deviation_row, &(struct deviation){dx, add, x, y, weight, d, cost});
 }
 
 static void squares_piece(void *context, int64_t item, int thread)

@@ -335,16 +335,22 @@ static void divergence(const float *p, const double *p_lse, const float *q, cons
     }
 }
 
+static bool set_products(enum products products)
+{
+    return products == PRODUCTS_F32;
+}
+
 const struct device device_reference = {
     .name = "reference", .allocate = allocate, .release = free, .upload = move, .download = move, .copy = copy,
     .clear = clear,
-    .place = place, .displace = displace, .multiply = multiply, .gather = gather, .gemm = gemm, .permute = permute,
+    .place = place, .displace = displace, .products = set_products, .multiply = multiply, .gather = gather, .gemm = gemm,
+    .permute = permute,
     .rms_norm = rms_norm, .rope = rope, .hadamard = hadamard, .attend = attend, .silu_multiply = silu_multiply,
     .add_scaled = add_scaled, .add_bias = add_bias, .scale = scale, .log_sum_exp = log_sum_exp,
     .divergence = divergence, .place_trained = reference_place_trained, .numbers = reference_numbers,
     .multiply_back = reference_multiply_back, .multiply_gradient = reference_multiply_gradient,
     .gemm_back = reference_gemm_back, .gemm_gradient = reference_gemm_gradient,
     .rms_norm_back = reference_rms_norm_back, .attend_back = reference_attend_back,
-    .silu_multiply_back = reference_silu_multiply_back, .loss = reference_loss, .sum_squares = reference_sum_squares,
-    .adamw = reference_adamw,
+    .silu_multiply_back = reference_silu_multiply_back, .loss = reference_loss, .deviation = reference_deviation,
+    .sum_squares = reference_sum_squares, .adamw = reference_adamw,
 };

@@ -34,6 +34,8 @@ void reference_rms_norm_back(float *dx, bool add, float *dweight, const float *d
 void reference_attend_back(const struct attention_back *back, int count);
 void reference_silu_multiply_back(float *gate, float *up, const float *dy, int64_t count);
 void reference_loss(float *logits, const struct loss_rows *rows, float factor, int64_t n, int64_t d, double *cost);
+void reference_deviation(float *dx, bool add, const float *x, const float *y, const float *weight, int64_t n, int64_t d,
+                         double *cost);
 double reference_sum_squares(const float *x, int64_t count);
 void reference_adamw(float *x, const float *dx, float *mean, float *square, const struct adamw *step, int64_t count);
 

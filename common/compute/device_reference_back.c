@@ -234,14 +234,80 @@ static void loss_row(float *x, const struct loss_rows *rows, float factor, int64
     }
 }
 
+/* log(sum(exp(x))) of the numbers that are not among the k ids. */
+static double lse_of_others(const float *x, int64_t d, const int32_t *id, int64_t k)
+{
+    double largest = -INFINITY, sum = 0;
+
+    for (int64_t j = 0, at = 0; j < d; j++)
+        if (at < k && j == id[at])
+            at++;
+        else
+            largest = fmax(largest, x[j]);
+    for (int64_t j = 0, at = 0; j < d; j++)
+        if (at < k && j == id[at])
+            at++;
+        else
+            sum += exp(x[j] - largest);
+    return largest + log(sum);
+}
+
+/* Of the others q r / s = r exp(x - their lse). */
+static void loss_top_row(float *x, const struct loss_rows *rows, float factor, int64_t i, int64_t d, double cost[2])
+{
+    const struct loss_top *top = rows->top;
+    const int32_t *id = top->id + i * top->k;
+    double cross = rows->cross[i], distill = rows->distill[i], lse = rows->lse[i], rest = top->rest[i];
+    double others = rest > 0 ? lse_of_others(x, d, id, top->k) : 0;
+
+    cost[0] = cross != 0 ? lse - x[rows->target[i]] : 0;
+    cost[1] = rest > 0 ? rest * (log(rest) - (others - lse)) : 0;
+    for (int64_t j = 0, at = 0; j < d; j++) {
+        double gradient = (cross + distill) * exp(x[j] - lse), p = rest > 0 ? rest * exp(x[j] - others) : 0;
+
+        if (at < top->k && j == id[at]) {
+            double left = top->log_p[i * top->k + at++];
+
+            p = exp(left);
+            cost[1] += p * (left - (x[j] - lse));
+        }
+        gradient -= distill * p;
+        if (cross != 0 && j == rows->target[i])
+            gradient -= cross;
+        x[j] = (float)(gradient * factor);
+    }
+}
+
 void reference_loss(float *logits, const struct loss_rows *rows, float factor, int64_t n, int64_t d, double *cost)
 {
     for (int64_t i = 0; i < n; i++) {
         double both[2];
 
-        loss_row(logits + i * d, rows, factor, i, d, both);
+        if (rows->top && rows->distill[i] != 0)
+            loss_top_row(logits + i * d, rows, factor, i, d, both);
+        else
+            loss_row(logits + i * d, rows, factor, i, d, both);
         cost[i] = both[0];
         cost[n + i] = both[1];
+    }
+}
+
+void reference_deviation(float *dx, bool add, const float *x, const float *y, const float *weight, int64_t n, int64_t d,
+                         double *cost)
+{
+    for (int64_t i = 0; i < n; i++, dx += d, x += d, y += d) {
+        double apart = 0, size = 0;
+
+        for (int64_t j = 0; j < d; j++) {
+            apart += ((double)x[j] - (double)y[j]) * ((double)x[j] - (double)y[j]);
+            size += (double)y[j] * (double)y[j];
+        }
+        cost[i] = weight[i] != 0 ? apart / size : 0;
+        for (int64_t j = 0; j < d; j++) {
+            double slope = weight[i] != 0 ? 2 * (double)weight[i] / size * ((double)x[j] - (double)y[j]) : 0;
+
+            dx[j] = (float)(slope + (add ? dx[j] : 0));
+        }
     }
 }
 

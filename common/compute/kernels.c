@@ -27,3 +27,14 @@ const struct kernels *kernels_best(void)
 {
     return kernels_all()[0];
 }
+
+const struct pair_kernels *kernels_pairs(const struct kernels *kernels)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512bf16") && kernels->tokens == pair_kernels_avx512.tokens
+        && kernels->panel == pair_kernels_avx512.panel)
+        return &pair_kernels_avx512;
+#endif
+    (void)kernels;
+    return NULL;
+}

@@ -154,13 +154,30 @@ struct kernels {
     int16_t (*trellis_step)(const struct trellis_step *step);
 };
 
+/* Products of bf16, two at a time: lines of numbers become lines of pairs, and a line of pairs has, for each number, what
+ * stood in two lines one behind the other. The tile is that of the kernels for AVX-512. */
+struct pair_kernels {
+    int tokens, panel;
+
+    /* gemm() with k lines of pairs. */
+    void (*gemm)(int m, int rows, int64_t k, const float *x, const float *w, int64_t w_step, float beta, float *y,
+                 int64_t y_stride);
+    /* k lines of `width` numbers, contiguous, become (k + 1) / 2 lines of pairs where they stand, each number rounded
+     * to nearest even; an odd last line has zeros beside it. */
+    void (*make)(float *lines, int width, int64_t k);
+};
+
 extern const struct kernels kernels_portable;
 #if defined(__x86_64__)
 extern const struct kernels kernels_avx2, kernels_avx512, kernels_avx512_vbmi;
+extern const struct pair_kernels pair_kernels_avx512;
 #endif
 
 /* The best that this processor runs, and all that it runs, best first, NULL-terminated. */
 const struct kernels *kernels_best(void);
 const struct kernels *const *kernels_all(void);
+
+/* Those that go with these kernels; NULL where this processor or these kernels have none. */
+const struct pair_kernels *kernels_pairs(const struct kernels *kernels);
 
 #endif

@@ -16,6 +16,8 @@ static const struct {
      "a8ee68370a30172914a8f87c37a4fc605c26b152b863ad58fe89b706d271ecd5"},
     {"BoolQ, validation",
      "793d117cd350e9c24ca89677dbd4f44ce5856f2cc6555df5fff7d06a00083751"},
+    {"BoolQ, validation: SuperGLUE's val.jsonl",
+     "0c86a5045886e5795fe9052003873f7d94b88ed3028a33007c51d99e44fd66d9"},
     {"GSM8K, test",
      "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14"},
     {"TriviaQA, validation",

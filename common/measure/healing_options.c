@@ -11,7 +11,7 @@
 enum { KEY_TEACHER = 1, KEY_LOSS, KEY_MIX, KEY_TRAIN, KEY_STEPS, KEY_BATCH, KEY_CONTEXT, KEY_ACCUMULATE, KEY_RATE,
        KEY_SCHEDULE, KEY_WARMUP, KEY_CLIP, KEY_DECAY, KEY_BETAS, KEY_MEMORY, KEY_LOG, KEY_DTYPE, KEY_TOKENS, KEY_EPOCHS,
        KEY_SKIP, KEY_WORK, KEY_CHECKPOINT, KEY_EVAL_EVERY, KEY_EVAL_TEXT, KEY_ALL, KEY_TEMPLATE, KEY_DATE,
-       KEY_SHARD, KEY_PLAN, KEY_LINK };
+       KEY_SHARD, KEY_PLAN, KEY_LINK, KEY_PRODUCTS, KEY_LIMIT, KEY_LOGITS, KEY_SCOPE };
 
 static const struct {
     const char *name;
@@ -19,14 +19,22 @@ static const struct {
 } classes[] = {{"cores", TRAIN_CORES}, {"norms", TRAIN_NORMS}, {"scales", TRAIN_SCALES}, {"matrices", TRAIN_MATRICES},
                {"all", TRAIN_ALL}};
 
+static const char *const scopes[] = {"model", "block", NULL};
+
 struct heal_options heal_options = {.batch = 8, .accumulate = 1, .dtype = -1, .checkpoint_every = 100};
 
 const struct argp_option heal_table[] = {
     {NULL, 0, NULL, 0, "What is learnt:", 1},
     {"teacher", KEY_TEACHER, "DENSE", 0, "the dense model, of the same vocabulary", 1},
-    {"loss", KEY_LOSS, "LOSS", 0, "kl: the divergence from the teacher's predictions (the default with --teacher); ce: "
-     "the cross entropy of the next token (the default without); mix: of both", 1},
+    {"teacher-logits", KEY_LOGITS, "FILE", 0, "or its predictions of this text in these windows (evaluate logits): the "
+     "most likely ids of each token, and all others as one", 1},
+    {"loss", KEY_LOSS, "LOSS", 0, "kl: the divergence from the teacher's predictions (the default with a teacher); ce: "
+     "the cross entropy of the next token (the default without); mix: of both; feature: how far the states behind each "
+     "block are from the teacher's (the default with --scope block); final norm and head learn nothing from it", 1},
     {"mix", KEY_MIX, "W", 0, "of --loss mix: W times ce, 1 - W times kl (default: 0.5)", 1},
+    {"scope", KEY_SCOPE, "SCOPE", 0, "model: all blocks together (the default); block: one after the other, each to "
+     "give what the teacher's block does for the states that leave those before it; only one block of each model is in "
+     "memory, of one process. Steps, and what is said in steps, are of each block", 1},
     {"train", KEY_TRAIN, "LIST", 0, "what is trained: cores, norms, scales of packed cores, matrices that are whole, "
      "joined by commas, or all: the first three (the default)", 1},
     {NULL, 0, NULL, 0, "How long:", 2},
@@ -53,6 +61,7 @@ const struct argp_option heal_table[] = {
     {"template", KEY_TEMPLATE, "NAME|FILE", 0, "of conversations: granite, chatml, llama2, llama3, mistral, or a file "
      "(default: the model's own)", 4},
     {"date", KEY_DATE, "YYYY-MM-DD", 0, "for templates that state it (default: today)", 4},
+    {"limit", KEY_LIMIT, "N", 0, "of each file of JSON the first N documents (default: all)", 4},
     {NULL, 0, NULL, 0, "On the way:", 5},
     {"work", KEY_WORK, "DIR", 0, "a folder for the log and the checkpoints: the same command goes on from the newest "
      "one (default: that of -o with .work behind it; without -o none)", 5},
@@ -69,10 +78,12 @@ const struct argp_option heal_table[] = {
     {"link", KEY_LINK, "SIZE", 0, "of --plan: SIZE bytes a second from each rank to the others (default: as fast as "
      "memory is copied here)", 6},
     {NULL, 0, NULL, 0, "Of all:", 7},
-    {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were; packed "
-     "ones are rounded to nearest)", 7},
+    {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were, packed "
+     "ones rounded to nearest in their format); where scales are trained, codes stay", 7},
+    {"products", KEY_PRODUCTS, "TYPE", 0, "multiply in f32 (the default), or in bf16, summed in f32: faster where the "
+     "processor can, and less exact; perplexities on the way are measured in f32", 7},
     {"memory", KEY_MEMORY, "SIZE", 0, "spend up to SIZE bytes on results that would otherwise be computed twice "
-     "(default: 1G)", 7},
+     "(default: 1G); with --scope block: on hidden states, which are in a file in $TMPDIR otherwise", 7},
     {0},
 };
 
@@ -105,6 +116,42 @@ static void parse_betas(char *value)
     heal_options.training.beta2 = option_real("--betas", second, 0, 0.9999999);
 }
 
+/* The loss, and what goes with it. */
+static void check_loss(void)
+{
+    struct training *t = &heal_options.training;
+    bool block = heal_options.scope == SCOPE_BLOCK;
+    const char *logits = heal_options.teacher_logits;
+
+    if (block && !heal_options.teacher)
+        die(EX_USAGE, "--scope block needs --teacher: its blocks are what those of the model are to be like");
+    if (block && !strcmp(heal_options.teacher, "-"))
+        die(EX_USAGE, "--scope block reads the teacher twice: it can't come from standard input");
+    if (block && heal_options.loss_given && t->loss != LOSS_FEATURE)
+        die(EX_USAGE, "--scope block has no predictions of a whole model, which --loss %s is about: its loss is "
+            "feature", loss_names[t->loss]);
+    if (block && heal_options.eval_text)
+        die(EX_USAGE, "--scope block has no whole model to measure on --eval-text: evaluate does it behind");
+    if (block && heal_options.plan)
+        die(EX_USAGE, "--scope block is for one process, and --plan for steps of a whole model");
+    if (heal_options.teacher && logits)
+        die(EX_USAGE, "--teacher, --teacher-logits: one of them is the teacher");
+    if (logits && !strcmp(logits, "-"))
+        die(EX_USAGE, "--teacher-logits can't come from standard input: it is read in any order");
+    if (!heal_options.loss_given)
+        t->loss = block ? LOSS_FEATURE : heal_options.teacher || logits ? LOSS_KL : LOSS_CE;
+    if (t->loss == LOSS_FEATURE && !heal_options.teacher)
+        die(EX_USAGE, "--loss feature needs --teacher: it is about the states of its blocks");
+    if (t->loss != LOSS_CE && !heal_options.teacher && !logits)
+        die(EX_USAGE, "--loss %s needs --teacher or --teacher-logits", loss_names[t->loss]);
+    if (t->loss == LOSS_CE && logits)
+        die(EX_USAGE, "--loss ce has no use for --teacher-logits");
+    if (t->loss == LOSS_CE && heal_options.teacher)
+        die(EX_USAGE, "--loss ce has no use for --teacher");
+    if (heal_options.mix_given && t->loss != LOSS_MIX)
+        die(EX_USAGE, "--mix needs --loss mix");
+}
+
 static void check(void)
 {
     if (!heal_options.count)
@@ -115,14 +162,7 @@ static void check(void)
         die(EX_USAGE, "--eval-every needs --eval-text");
     if (heal_options.link && !heal_options.plan)
         die(EX_USAGE, "--link needs --plan");
-    if (!heal_options.loss_given)
-        heal_options.training.loss = heal_options.teacher ? LOSS_KL : LOSS_CE;
-    if (heal_options.training.loss != LOSS_CE && !heal_options.teacher)
-        die(EX_USAGE, "--loss %s needs --teacher", loss_names[heal_options.training.loss]);
-    if (heal_options.training.loss == LOSS_CE && heal_options.teacher)
-        die(EX_USAGE, "--loss ce has no use for --teacher");
-    if (heal_options.mix_given && heal_options.training.loss != LOSS_MIX)
-        die(EX_USAGE, "--mix needs --loss mix");
+    check_loss();
     if (!heal_options.classes)
         heal_options.classes = TRAIN_ALL;
     if (!strcmp(heal_options.model, "-"))
@@ -193,6 +233,8 @@ static error_t parse_way(int key, const char *value)
         return heal_options.plan = value ? (int)option_int("--plan", value, 1, RANKS_MOST) : -1, 0;
     case KEY_LINK:
         return heal_options.link = option_size("--link", value, 1), 0;
+    case KEY_LIMIT:
+        return heal_options.limit = option_int("--limit", value, 1, (int64_t)1 << 50), 0;
     default:
         return parse_training(key, value);
     }
@@ -204,6 +246,10 @@ error_t heal_parse(int key, char *value, struct argp_state *state)
     switch (key) {
     case KEY_TEACHER:
         return heal_options.teacher = value, 0;
+    case KEY_LOGITS:
+        return heal_options.teacher_logits = value, 0;
+    case KEY_SCOPE:
+        return heal_options.scope = (enum scope)option_word("--scope", value, scopes), 0;
     case KEY_TRAIN:
         return heal_options.classes = parse_classes(value), 0;
     case KEY_BATCH:
@@ -214,6 +260,8 @@ error_t heal_parse(int key, char *value, struct argp_state *state)
         return heal_options.accumulate = option_int("--accumulate", value, 1, 1 << 20), 0;
     case KEY_BETAS:
         return parse_betas(value), 0;
+    case KEY_PRODUCTS:
+        return heal_options.products = (enum products)option_word("--products", value, product_names), 0;
     case KEY_DTYPE:
         return heal_options.dtype = option_word("--dtype", value, dtype_float_names), 0;
     case ARGP_KEY_ARG:
@@ -237,6 +285,8 @@ void heal_describe(struct json *about)
         if (heal_options.classes & classes[i].classes)
             json_append(trained, json_make_string(classes[i].name));
     json_put(about, "train", trained);
+    if (heal_options.scope == SCOPE_BLOCK)
+        json_put(about, "scope", json_make_string(scopes[heal_options.scope]));
     json_put(about, "loss", json_make_string(loss_names[t->loss]));
     if (t->loss == LOSS_MIX)
         json_put(about, "mix", json_make_number(t->cross_weight));
@@ -250,6 +300,8 @@ void heal_describe(struct json *about)
     json_put(about, "weight_decay", json_make_number(t->decay));
     json_put(about, "beta1", json_make_number(t->beta1));
     json_put(about, "beta2", json_make_number(t->beta2));
+    if (heal_options.products)
+        json_put(about, "products", json_make_string(product_names[heal_options.products]));
     if (heal_options.dtype >= 0)
         json_put(about, "dtype", json_make_string(dtype_float_names[heal_options.dtype]));
 }

@@ -8,20 +8,24 @@
 #include <argp.h>
 
 enum { HEAL_CONTEXT = 256 };     /* tokens of a window, where the model takes so many */
+enum scope { SCOPE_MODEL, SCOPE_BLOCK };         /* what is trained at a time */
 
 struct heal_options {
-    const char *model, *teacher, *log, *work, *eval_text, *template, *date;
+    const char *model, *teacher, *teacher_logits, *log, *work, *eval_text, *template, *date;
     const char **data;           /* [count] */
     int count;
     struct training training;
     int64_t tokens, checkpoint_every, eval_every;        /* tokens: 0: not given */
     double epochs;               /* 0: not given */
+    int64_t limit;               /* documents of a file; 0: all */
     bool all;
     unsigned classes;
+    enum scope scope;
     int64_t batch, accumulate;
     int64_t context;             /* 0: HEAL_CONTEXT, or what the model takes */
     int plan;                    /* for so many ranks; -1: for those that there are; 0: no plan, a training */
     int64_t link;                /* bytes a second; 0: not given */
+    enum products products;
     int dtype;                   /* in dtype_float_names; -1: as it is stored */
 
     /* Private. */

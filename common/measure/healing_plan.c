@@ -1,5 +1,5 @@
 /* healing_plan.c - what a training takes before it begins: memory, messages, time. */
-#include "measure/healing.h"
+#include "measure/healing_internal.h"
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/number.h"
@@ -21,7 +21,7 @@ static int64_t common_divisor(int64_t a, int64_t b)
 
 static int divide(struct healing *h)
 {
-    int64_t count = h->trainer->training.ranks->count, common = common_divisor(h->accumulate, count);
+    int64_t count = h->ranks->count, common = common_divisor(h->accumulate, count);
 
     if (h->batch % (count / common))
         return fail(EX_USAGE, "%lld ranks can't share %lld x %lld windows evenly: --batch would have to be a multiple "
@@ -35,7 +35,8 @@ static int divide(struct healing *h)
 /* What would fit, for the message. */
 static char *smaller(const struct healing *h, double limit)
 {
-    int64_t count = h->trainer->training.ranks->count;
+    int64_t count = h->ranks->count;
+    bool alone = count == 1;     /* as --scope block would have it */
     struct trainer with_less = *h->trainer;
 
     with_less.training.memory = 0;
@@ -43,22 +44,30 @@ static char *smaller(const struct healing *h, double limit)
         struct trainer_memory m = trainer_memory(&with_less, batch * h->text->context, 2);
 
         if ((double)m.total <= limit)
-            return xasprintf("--batch %lld --accumulate %lld --memory 0 takes %.0f MiB", (long long)batch,
-                             (long long)(divide_up(h->own_batch, batch) * h->own_count * count), mib(m.total));
+            return xasprintf("--batch %lld --accumulate %lld --memory 0 takes %.0f MiB%s", (long long)batch,
+                             (long long)(divide_up(h->own_batch, batch) * h->own_count * count), mib(m.total),
+                             alone ? "; --scope block holds one block at a time" : "");
     }
-    return xasprintf("not even --batch 1 --memory 0 fits: take a shorter --context, or --train less");
+    return xasprintf("not even --batch 1 --memory 0 fits: take %sa shorter --context, or --train less",
+                     alone ? "--scope block, which holds one block at a time, " : "");
 }
 
-static char *memory_text(const struct trainer_memory *m)
+static char *memory_text(const struct healing *h, const struct trainer_memory *m)
 {
-    return xasprintf("%.1f MiB: weights %.1f, teacher %.1f, gradients and moments %.1f, results of blocks %.1f, "
-                     "logits %.1f", mib(m->total), mib(m->weights), mib(m->teacher), mib(m->trained), mib(m->blocks),
-                     mib(m->logits));
+    char *teacher = h->logits ? xasprintf("no teacher but the top %lld of its logits, from a file",
+                                          (long long)h->logits->top.k) :
+                                xasprintf("teacher %.1f", mib(m->teacher));
+    char *text = xasprintf("%.1f MiB: weights %.1f, %s, gradients and moments %.1f, results of blocks %.1f, "
+                           "logits %.1f", mib(m->total), mib(m->weights), teacher, mib(m->trained), mib(m->blocks),
+                           mib(m->logits));
+
+    free(teacher);
+    return text;
 }
 
 int healing_plan(struct healing *h, bool tell)
 {
-    int local = h->trainer->training.ranks->local, rc = divide(h);
+    int local = h->ranks->local, rc = divide(h);
     struct trainer_memory m;
     double limit = memory_limit() / local;
     char *text;
@@ -67,7 +76,7 @@ int healing_plan(struct healing *h, bool tell)
         return rc;
     m = trainer_memory(h->trainer, h->own_batch * h->text->context, h->own_count);
     if (tell) {
-        text = memory_text(&m);
+        text = memory_text(h, &m);
         note("memory: %s", text);
         free(text);
     }
@@ -141,9 +150,7 @@ static int measure(struct healing *h, struct forecast *f)
     struct stepped stepped;
     int rc;
 
-    for (int64_t i = h->own_count - count; i < h->own_count; i++)
-        healing_add(h, i);
-    if ((rc = trainer_step(h->trainer, &stepped)))
+    if ((rc = healing_add(h, h->own_count - count)) || (rc = trainer_step(h->trainer, &stepped)))
         return rc;
     f->forward = stepped.seconds.forward / (double)count;
     f->backward = stepped.seconds.backward / (double)count;
@@ -159,7 +166,7 @@ static void print(const struct healing *h, const struct forecast *f, bool assume
     int64_t rows = h->own_batch * h->text->context;
     struct trainer_memory m = trainer_memory(t, rows, h->own_count);
     double compute = (double)h->own_count * (f->forward + f->backward), step = compute + f->waited + f->update;
-    char *memory = memory_text(&m);
+    char *memory = memory_text(h, &m);
     bool here = !t->training.ranks->imagined;
     int count = t->training.ranks->count;
 

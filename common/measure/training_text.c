@@ -1,6 +1,7 @@
 /* training_text.c - documents as tokens, windows as micro-batches. */
 #include "measure/training_text.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/number.h"
 #include "base/random.h"
 #include "measure/corpus.h"
@@ -18,7 +19,8 @@ struct reading {
     const struct training_text_options *options;
     const struct loader *loader;
     struct tokenizer *tokenizer;
-    const char *name;            /* of the file at hand */
+    const char *name, *unit;     /* of the file at hand; what it consists of, "line" or "item" */
+    int64_t taken;               /* of these */
     struct chat_model chat;      /* opened when the first conversation comes */
     bool chat_opened;
     int32_t end;                 /* of text; -1: none */
@@ -124,10 +126,12 @@ static int take_line(void *context, const struct json *line, int64_t number)
     const struct json *plain = json_at(line, "text");
     bool is_plain = json_kind(plain) == JSON_KIND_STRING;
     struct json *messages = is_plain ? NULL : conversation_of_line(line);
-    char *where = xasprintf("%s, line %lld", r->name, (long long)number);
+    char *where = xasprintf("%s, %s %lld", r->name, r->unit, (long long)number);
     int rc = EX_OK;
 
-    if (is_plain)
+    if (r->options->limit && r->taken++ == r->options->limit)
+        rc = JSON_ENOUGH;
+    else if (is_plain)
         add_plain(r, json_as_string(plain, ""), json_as_length(plain), r->end);
     else if (messages)
         rc = add_conversation(r, messages, where);
@@ -138,22 +142,32 @@ static int take_line(void *context, const struct json *line, int64_t number)
     return rc;
 }
 
+/* A text may begin with a bracket, too. */
+static int take_documents(struct reading *r, const struct text *raw)
+{
+    static const char blank[] = " \t\r\n";
+    const char *start = raw->data + strspn(raw->data, blank);
+    bool array = *start == '[' && start[1 + strspn(start + 1, blank)] == '{';
+
+    if (!array && *start != '{')
+        return add_plain(r, raw->data, raw->length, -1), EX_OK;
+    r->unit = array ? "item" : "line";
+    return (array ? json_text_items : json_text_lines)(raw->data, raw->length, r->name, take_line, r);
+}
+
 static int read_file(struct reading *r, const char *path, struct json *list)
 {
     struct json *about = json_make_object();
     struct text raw = {0};
-    size_t blank, first = r->text->ids.count;
+    size_t first = r->text->ids.count;
     int rc;
 
     r->name = file_input_name(path);
+    r->taken = 0;
     if (!(rc = corpus_read(path, &raw)) && !(rc = evaluation_refuse(r->name, raw.data, raw.length))) {
         report_data(about, path, raw.data, raw.length);
         json_append(list, json_keep(json_at(about, "data")));
-        blank = strspn(raw.data, " \t\r\n");
-        if (blank < raw.length && raw.data[blank] == '{')
-            rc = json_text_lines(raw.data, raw.length, r->name, take_line, r);
-        else
-            add_plain(r, raw.data, raw.length, -1);
+        rc = take_documents(r, &raw);
         if (!rc && r->text->ids.count == first)
             rc = fail(EX_DATAERR, "'%s': a text without tokens", r->name);
     }
@@ -204,6 +218,8 @@ int training_text_open(struct training_text *text, const char *const *paths, int
         json_put(text->about, "counted", json_make_string(options->whole ? "all" : "answers"));
     if (options->template)
         json_put(text->about, "template", json_make_string(options->template));
+    if (options->limit)
+        json_put(text->about, "limit", json_make_int(options->limit));
     if (options->date)
         json_put(text->about, "date", json_make_string(options->date));
     return rc;
@@ -248,6 +264,13 @@ static void add_window(const struct training_text *text, int64_t window, struct 
     }
 }
 
+int64_t training_text_window(struct training_text *text, int64_t number)
+{
+    if (number / text->windows != text->pass)
+        shuffle(text, number / text->windows);
+    return text->order[number % text->windows];
+}
+
 struct micro_batch training_text_batch(struct training_text *text, int64_t first, int64_t count)
 {
     size_t most_tokens = (size_t)(count * text->context);
@@ -256,11 +279,8 @@ struct micro_batch training_text_batch(struct training_text *text, int64_t first
     int64_t *length = xmallocarray(most_tokens, sizeof *length), total = 0;
     struct micro_batch batch = {.token = token, .length = length, .counts = counts};
 
-    for (int64_t i = first; i < first + count; i++) {
-        if (i / text->windows != text->pass)
-            shuffle(text, i / text->windows);
-        add_window(text, text->order[i % text->windows], &batch, token, counts, length, &total);
-    }
+    for (int64_t i = first; i < first + count; i++)
+        add_window(text, training_text_window(text, i), &batch, token, counts, length, &total);
     return batch;
 }
 
@@ -270,6 +290,19 @@ void training_batch_free(struct micro_batch *batch)
     free((void *)batch->length);
     free((void *)batch->counts);
     *batch = (struct micro_batch){0};
+}
+
+uint64_t training_text_hash(const struct training_text *text)
+{
+    struct hash *hash = hash_new();
+    uint64_t value;
+
+    hash_update(hash, text->ids.id, text->ids.count * sizeof *text->ids.id);
+    hash_update(hash, text->begins, text->ids.count);
+    hash_update(hash, text->counts, text->ids.count);
+    value = hash_value(hash);
+    hash_free(hash);
+    return value;
 }
 
 void training_text_close(struct training_text *text)

@@ -1,10 +1,11 @@
 /* training_text.h - what a model is trained on: documents of one or more files as tokens, in windows.
  *
- * A file is a text, one document, or, where it begins with '{', JSON lines: documents with "text", or conversations
- * (see conversation_of_line()), written out in the model's chat template. Documents stand one behind the other and are cut
- * into windows of context tokens, the last one shorter. Of a window each piece of a document is a sequence of its own,
- * so that nothing attends across documents. Of conversations only what predicts answers (and the token that ends them)
- * counts. Documents with "text" end with the model's end-of-text token, files that are one text as they do. */
+ * A file is a text, one document, or, where it begins with '{', JSON lines, or with "[{", an array: documents with
+ * "text", or conversations (see conversation_of_line()), written out in the model's chat template. Documents stand one
+ * behind the other and are cut into windows of context tokens, the last one shorter. Of a window each piece of a document
+ * is a sequence of its own, so that nothing attends across documents. Of conversations only what predicts answers (and
+ * the token that ends them) counts. Documents with "text" end with the model's end-of-text token, files that are one
+ * text as they do. Files are read whole, at most 2 GiB each. */
 #ifndef MEASURE_TRAINING_TEXT_H
 #define MEASURE_TRAINING_TEXT_H
 
@@ -16,6 +17,7 @@ struct training_text_options {
     uint64_t seed;               /* of the order of windows */
     bool whole;                  /* everything in conversations counts */
     const char *template, *date; /* of conversations; NULL: the model's own, today */
+    int64_t limit;               /* of each JSON file its first so many documents; 0: all */
 };
 
 struct training_text {
@@ -41,6 +43,13 @@ int training_text_open(struct training_text *text, const char *const *paths, int
  * are numbered on and on: each pass over all has an order of its own, which depends on seed and pass alone. */
 struct micro_batch training_text_batch(struct training_text *text, int64_t first, int64_t count);
 void training_batch_free(struct micro_batch *batch);
+
+/* Which window of the text (0..windows-1, as they stand in it) comes as this number; its tokens are ids.id[window *
+ * context] and on, at most context. */
+int64_t training_text_window(struct training_text *text, int64_t number);
+
+/* What tells two texts apart: tokens, where documents begin, what counts. */
+uint64_t training_text_hash(const struct training_text *text);
 
 void training_text_close(struct training_text *text);
 

@@ -289,6 +289,13 @@ static bool attend(const struct forward *forward, const struct block *block, int
     return true;
 }
 
+int64_t block_work(const struct config *config, int64_t n)
+{
+    struct scratch s;
+
+    return (int64_t)(lay_out(config, least(rows_together(config), n), NULL, &s) * sizeof(float));
+}
+
 /* Pieces in ascending order, each through the whole block: a row sees rows before it only, whose keys are there. */
 void block_forward(struct forward *forward, const struct block *block, int64_t layer, const struct span *span,
                    int n_span, float *x, int64_t n)

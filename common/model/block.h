@@ -94,6 +94,9 @@ void embed(struct forward *forward, const struct applied *embedding, const int32
 void block_forward(struct forward *forward, const struct block *block, int64_t layer, const struct span *span,
                    int n_span, float *x, int64_t n);
 
+/* Bytes of the workspace that block_forward() takes for n rows. */
+int64_t block_work(const struct config *config, int64_t n);
+
 /* logits [n, vocab_size] = head(norm(x)) / logits_scaling, both on the device. x is left as it was. */
 void head_logits(struct forward *forward, const struct head *head, const float *x, int64_t n, float *logits);
 

@@ -24,13 +24,31 @@ static int load_blocks(struct network *network, struct loader *loader)
     return rc;
 }
 
+void network_begin(struct network *network, const struct loader *loader)
+{
+    *network = (struct network){.config = loader->config, .device = loader->device};
+    forward_begin(&network->forward, network->device, &network->config);
+    network->block = xcalloc((size_t)network->config.n_layer, sizeof *network->block);
+}
+
+int network_block(struct network *network, struct loader *loader, int64_t layer)
+{
+    int rc;
+
+    for (int64_t i = 0; i < layer; i++)
+        block_free(&network->block[i], network->device);
+    network->bytes = 0;
+    if ((rc = loader_seek(loader, layer)) || (rc = loader_block(loader, layer, &network->block[layer])))
+        return rc;
+    network->bytes = block_bytes(&network->block[layer]);
+    return EX_OK;
+}
+
 int network_load(struct network *network, struct loader *loader)
 {
     int rc;
 
-    *network = (struct network){.config = loader->config, .device = loader->device};
-    forward_begin(&network->forward, network->device, &network->config);
-    network->block = xcalloc((size_t)network->config.n_layer, sizeof *network->block);
+    network_begin(network, loader);
     progress_start("loading", network->config.n_layer);
     if (!(rc = loader_embedding(loader, &network->embedding)) && !(rc = load_blocks(network, loader)))
         rc = loader_head(loader, network->embedding, &network->head);

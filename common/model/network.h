@@ -23,6 +23,13 @@ struct network {
 int network_load(struct network *network, struct loader *loader);
 void network_free(struct network *network);
 
+/* The same without weights, for who has the blocks one at a time: embedding and head are NULL. */
+void network_begin(struct network *network, const struct loader *loader);
+
+/* Reads over the blocks that come before this one, and loads it in place of the one that is there; bytes are its.
+ * Ascending. Errors are the loader's. */
+int network_block(struct network *network, struct loader *loader, int64_t layer);
+
 /* Keys and values of one sequence in all layers, growing. {0} is an empty one. */
 struct cache {
     int64_t n, capacity;         /* tokens */

@@ -48,8 +48,8 @@ static int32_t largest(const float *x, int64_t n)
     return best;
 }
 
-/* The k-th largest (k from 1) of x [n], which is reordered: Hoare's selection. */
-static float kth_largest(float *x, int64_t n, int64_t k)
+/* Hoare's selection. */
+float kth_largest(float *x, int64_t n, int64_t k)
 {
     int64_t left = 0, right = n - 1, target = k - 1;
 

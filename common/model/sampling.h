@@ -36,4 +36,7 @@ int32_t sample(struct sampler *sampler, float *logits, int64_t position);
 /* The same from logits on a device; downloaded only where the temperature isn't 0. -1 where a logit is NaN. */
 int32_t sample_from(struct sampler *sampler, const struct device *device, const float *logits, int64_t position);
 
+/* The k-th largest (k from 1) of x [n], none of them NaN, which is put into another order. */
+float kth_largest(float *x, int64_t n, int64_t k);
+
 #endif

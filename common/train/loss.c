@@ -25,9 +25,11 @@ int64_t loss_memory(const struct trainer *t, int64_t n)
 {
     const struct config *c = &t->student->config;
     struct application head = {.w = t->student->head.w};
-    int64_t logits = c->vocab_size * (t->training.loss != LOSS_CE ? 2 : 1);
+    int64_t logits = c->vocab_size * (t->training.loss != LOSS_CE && t->teacher ? 2 : 1);
+    int64_t top = n * (t->training.top * (int64_t)(sizeof(int32_t) + sizeof(float)) + (int64_t)sizeof(float));
 
-    return chunk_rows(t, n) * (2 * c->d_model + logits + apply_kept(&head, 1)) * (int64_t)sizeof(float);
+    return chunk_rows(t, n) * (2 * c->d_model + logits + apply_kept(&head, 1)) * (int64_t)sizeof(float)
+           + (t->training.top ? top : 0);
 }
 
 static struct chunk chunk_new(const struct trainer *t, const struct application *head, int64_t n)
@@ -42,7 +44,7 @@ static struct chunk chunk_new(const struct trainer *t, const struct application 
                           .kept = device->allocate(floats * (size_t)apply_kept(head, 1)),
                           .lse = xcalloc((size_t)rows, 4 * sizeof(double))};
 
-    if (t->training.loss != LOSS_CE)
+    if (t->training.loss != LOSS_CE && t->teacher)
         chunk.teacher = device->allocate(floats * (size_t)c->vocab_size);
     chunk.teacher_lse = chunk.lse + rows;
     chunk.cost = chunk.lse + 2 * rows;
@@ -86,6 +88,7 @@ void loss_back(struct trainer *t, const float *x, const float *teacher_x, const 
     for (int64_t first = 0; first < n; first += chunk.rows) {
         int64_t rows = least(chunk.rows, n - first), at = first * c->d_model;
         struct loss_rows loss;
+        struct loss_top top;
 
         device->rms_norm(chunk.hidden, x + at, c->d_model, head->norm, rows, c->d_model, c->norm_epsilon);
         apply_keep(&application, 1, chunk.hidden, c->d_model, rows, chunk.kept);
@@ -95,6 +98,11 @@ void loss_back(struct trainer *t, const float *x, const float *teacher_x, const 
         loss.target = target + first;
         loss.cross = cross + first;
         loss.distill = distill + first;
+        if (t->top) {
+            top = (struct loss_top){t->top->k, t->top->id + first * t->top->k, t->top->log_p + first * t->top->k,
+                                    t->top->rest + first};
+            loss.top = &top;
+        }
         device->loss(chunk.logits, &loss, scaling, rows, c->vocab_size, chunk.cost);
         for (int64_t i = 0; i < rows; i++) {
             t->cross += loss.cross[i] != 0 ? chunk.cost[i] : 0;

@@ -6,7 +6,8 @@
 
 /* x, teacher_x [n, d_model]: what leaves the last blocks. target and cross, distill (host, [n]) as struct loss_rows has
  * them. dx [n, d_model] is set to the gradient of x; those of the final norm and the head are added to; the costs are
- * added to trainer->cross and trainer->divergence, undivided. */
+ * added to trainer->cross and trainer->divergence, undivided. Where trainer->top is there, it is the teacher of all
+ * rows, and teacher_x NULL. */
 void loss_back(struct trainer *trainer, const float *x, const float *teacher_x, const int32_t *target,
                const float *cross, const float *distill, int64_t n, float *dx);
 

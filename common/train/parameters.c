@@ -12,7 +12,8 @@ unsigned selection_classes(void *context, const char *name)
 {
     const struct selection *selection = context;
 
-    if (!strcmp(name, "model.embed_tokens.weight") || (selection->match && !globs_match(selection->match, name)))
+    if (!strcmp(name, "model.embed_tokens.weight") || (selection->match && !globs_match(selection->match, name))
+        || (selection->blocks && !strcmp(name, "lm_head.weight")))
         return 0;
     return selection->classes & (TRAIN_CORES | TRAIN_SCALES | TRAIN_MATRICES);
 }
@@ -112,7 +113,7 @@ static void cut(struct parameters *p)
     p->block_segment[p->n_layer + 1] = p->segments;
 }
 
-int parameters_open(struct parameters *parameters, struct network *network, const struct selection *selection)
+bool parameters_find(struct parameters *parameters, struct network *network, const struct selection *selection)
 {
     struct parameters *p = parameters;
     struct listing l = {.parameters = p, .selection = selection};
@@ -130,18 +131,26 @@ int parameters_open(struct parameters *parameters, struct network *network, cons
             p->first_layer = layer;
     }
     p->block_first[p->n_layer] = p->floats;
-    list_norm(&l, "model.norm.weight", network->head.norm, network->config.d_model, &p->head_norm);
+    if (!selection->blocks)
+        list_norm(&l, "model.norm.weight", network->head.norm, network->config.d_model, &p->head_norm);
     list_matrix(&l, "lm_head.weight", network->head.own);
     p->block_first[p->n_layer + 1] = p->floats;
     if (!p->count) {
         parameters_close(p);
-        return fail(EX_USAGE, "nothing to train: the model has none of the numbers asked for");
+        return false;
     }
     p->gradient = zeros(p->device, p->floats);
     for (int i = 0; i < p->count; i++)
         *p->list[i].trainable.gradient = p->gradient + p->list[i].first;
     cut(p);
     parameters_share(p, 0, 1, false);
+    return true;
+}
+
+int parameters_open(struct parameters *parameters, struct network *network, const struct selection *selection)
+{
+    if (!parameters_find(parameters, network, selection))
+        return fail(EX_USAGE, "nothing to train: the model has none of the numbers asked for");
     return EX_OK;
 }
 
@@ -203,6 +212,19 @@ int64_t parameters_count(const struct parameters *parameters, unsigned classes)
         if (parameters->list[i].class & classes)
             sum += parameters->list[i].trainable.count;
     return sum;
+}
+
+void parameters_hash(const struct parameters *p, struct hash *hash)
+{
+    for (int i = 0; i < p->count; i++) {
+        size_t bytes = (size_t)p->list[i].trainable.count * sizeof(float);
+        float *host = xaligned(bytes, 1);
+
+        p->device->download(host, p->list[i].trainable.values, bytes);
+        hash_update(hash, p->list[i].name, strlen(p->list[i].name));
+        hash_update(hash, host, bytes);
+        free(host);
+    }
 }
 
 void parameters_clear(struct parameters *p)

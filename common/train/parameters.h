@@ -3,6 +3,7 @@
 #ifndef TRAIN_PARAMETERS_H
 #define TRAIN_PARAMETERS_H
 
+#include "base/hash.h"
 #include "base/options.h"
 #include "model/block_train.h"
 #include "model/network.h"
@@ -16,6 +17,7 @@ enum { TRAIN_NORMS = 8, TRAIN_ALL = TRAIN_CORES | TRAIN_SCALES | TRAIN_NORMS };
 struct selection {
     unsigned classes;
     const struct globs *match;   /* borrowed; NULL: all */
+    bool blocks;                 /* of blocks only: not the final norm, nor the head */
 };
 
 /* For struct loader's train; the context is a struct selection. */
@@ -62,6 +64,9 @@ struct parameters {
 /* Lists what is trained of a network that was loaded with this selection, and binds the gradients, all zero. The
  * network must outlive it. EX_USAGE after a message where that is nothing. */
 int parameters_open(struct parameters *parameters, struct network *network, const struct selection *selection);
+
+/* The same without a message: false where that is nothing, then there is nothing to close. */
+bool parameters_find(struct parameters *parameters, struct network *network, const struct selection *selection);
 void parameters_close(struct parameters *parameters);
 
 /* Divides the work of updating what is trained, and its moments, among so many ranks (shard), or leaves all of it to
@@ -90,6 +95,9 @@ void parameters_add(struct parameters *parameters, int64_t first, int64_t count)
 
 /* What was put aside is forgotten. */
 void parameters_added(struct parameters *parameters);
+
+/* Names and numbers, as they are now. */
+void parameters_hash(const struct parameters *parameters, struct hash *hash);
 
 /* gradient = 0 */
 void parameters_clear(struct parameters *parameters);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { VALUES = 1, ALL = 3 };     /* parts: values, mean, square */
 enum { HEAD = 16, SUM = 8, TEXT_MOST = 1 << 24 };
 enum { LINE = 16 };              /* floats of a row that is copied: segments are whole ones */
 
@@ -65,12 +66,12 @@ static int put(struct output *output, struct hash *hash, const void *data, size_
 }
 
 /* Rank 0 writes. */
-static int put_numbers(struct output *output, struct hash *hash, const struct trainer *t, int rc)
+static int put_numbers(struct output *output, struct hash *hash, const struct trainer *t, int parts, int rc)
 {
     struct parameters *p = t->parameters;
     bool writes = !t->training.ranks->rank;
 
-    for (int part = 0; part < 3; part++) {
+    for (int part = 0; part < parts; part++) {
         if (part)
             gather_moments(t, part);
         for (int i = 0; i < p->count && !rc && writes; i++) {
@@ -102,7 +103,8 @@ static int put_text(struct output *output, struct hash *hash, const struct train
     return rc;
 }
 
-int snapshot_write(const char *path, const struct trainer *t, const struct json *about, const struct json *position)
+static int write_parts(const char *path, const struct trainer *t, const struct json *about,
+                       const struct json *position, int parts)
 {
     bool writes = !t->training.ranks->rank;
     struct hash *hash = hash_new();
@@ -110,10 +112,11 @@ int snapshot_write(const char *path, const struct trainer *t, const struct json 
     uint64_t sum;
     int rc = writes ? output_open(&output, path, true) : EX_OK;
 
-    parameters_moments(t->parameters);
+    if (parts == ALL)
+        parameters_moments(t->parameters);
     if (writes && !rc)
         rc = put_text(&output, hash, t, about, position);
-    rc = put_numbers(&output, hash, t, rc);
+    rc = put_numbers(&output, hash, t, parts, rc);
     sum = hash_value(hash);
     if (writes && !rc && !(rc = output_write(&output, &sum, sizeof sum)))
         rc = output_commit(&output);
@@ -121,6 +124,17 @@ int snapshot_write(const char *path, const struct trainer *t, const struct json 
         output_close(&output);
     hash_free(hash);
     return rc;
+}
+
+int snapshot_write(const char *path, const struct trainer *t, const struct json *about, const struct json *position)
+{
+    return write_parts(path, t, about, position, ALL);
+}
+
+int snapshot_write_done(const char *path, const struct trainer *t, const struct json *about,
+                        const struct json *position)
+{
+    return write_parts(path, t, about, position, VALUES);
 }
 
 /* The JSON text of an open file of this size whose sum is right, and where numbers begin; NULL after a message. */
@@ -166,14 +180,15 @@ static int check_sum(int fd, const char *path, int64_t size)
 }
 
 /* Rank 0 reads. */
-static int take_numbers(int fd, const char *path, int64_t at, struct trainer *t)
+static int take_numbers(int fd, const char *path, int64_t at, struct trainer *t, int parts)
 {
     struct parameters *p = t->parameters;
     struct ranks *ranks = t->training.ranks;
     int rc = EX_OK;
 
-    parameters_moments(p);
-    for (int part = 0; part < 3; part++) {
+    if (parts == ALL)
+        parameters_moments(p);
+    for (int part = 0; part < parts; part++) {
         for (int i = 0; i < p->count; i++) {
             size_t bytes = (size_t)p->list[i].trainable.count * sizeof(float);
             float *host = xaligned(bytes, 1);
@@ -195,26 +210,34 @@ static int take_numbers(int fd, const char *path, int64_t at, struct trainer *t)
     return rc;
 }
 
+static int check_about(const char *path, const struct json *tree, const struct device *device, const struct json *about)
+{
+    if (json_same(json_at(tree, "about"), about)
+        && !strcmp(json_as_string(json_at(tree, "device"), ""), device->name))
+        return EX_OK;
+    return fail(EX_USAGE, "'%s' belongs to a training of another model, text or other options: finish that one, or "
+                "remove it, or take another --work", path);
+}
+
 static int check_text(const char *path, const struct json *tree, const struct trainer *t, const struct json *about,
-                      int64_t bytes)
+                      int64_t bytes, int parts)
 {
     int64_t floats = parameters_count(t->parameters, ~0u);
+    int rc = check_about(path, tree, t->parameters->device, about);
 
-    if (!json_same(json_at(tree, "about"), about)
-        || strcmp(json_as_string(json_at(tree, "device"), ""), t->parameters->device->name))
-        return fail(EX_USAGE, "'%s' belongs to a training of another model, text or other options: finish that one, or "
-                    "remove it, or take another --work", path);
-    if (json_as_int(json_at(tree, "floats"), -1) != floats || bytes != floats * 3 * (int64_t)sizeof(float))
-        return fail(EX_DATAERR, "'%s': %lld bytes of numbers, expected those of %lld numbers and their moments", path,
-                    (long long)bytes, (long long)floats);
+    if (rc)
+        return rc;
+    if (json_as_int(json_at(tree, "floats"), -1) != floats || bytes != floats * parts * (int64_t)sizeof(float))
+        return fail(EX_DATAERR, "'%s': %lld bytes of numbers, expected those of %lld numbers%s", path,
+                    (long long)bytes, (long long)floats, parts == ALL ? " and their moments" : "");
     if (json_as_int(json_at(tree, "step"), -1) < 0 || json_as_int(json_at(tree, "updates"), -1) < 0)
         return fail(EX_DATAERR, "'%s': no \"step\" and \"updates\"", path);
     return EX_OK;
 }
 
 /* Opens the file and reads its text. */
-static int open_state(const char *path, const struct trainer *t, const struct json *about, int *fd, int64_t *at,
-                      struct json **tree)
+static int open_state(const char *path, const struct trainer *t, const struct json *about, int parts, int *fd,
+                      int64_t *at, struct json **tree)
 {
     int64_t size;
     int opened, rc = file_open(path, &opened, &size);
@@ -226,7 +249,7 @@ static int open_state(const char *path, const struct trainer *t, const struct js
         return rc;
     if (!(*tree = read_text(*fd, path, size, at)))
         return EX_DATAERR;
-    return check_text(path, *tree, t, about, size - SUM - *at);
+    return check_text(path, *tree, t, about, size - SUM - *at, parts);
 }
 
 /* What rank 0 has read, for all. */
@@ -243,7 +266,7 @@ static void take_text(struct trainer *t, const struct json *tree, struct json **
     free(text);
 }
 
-int snapshot_read(const char *path, struct trainer *t, const struct json *about, struct json **position)
+static int read_parts(const char *path, struct trainer *t, const struct json *about, struct json **position, int parts)
 {
     struct ranks *ranks = t->training.ranks;
     struct json *tree = NULL;
@@ -251,12 +274,37 @@ int snapshot_read(const char *path, struct trainer *t, const struct json *about,
     int64_t at = 0;
 
     if (!ranks->rank)
-        rc = open_state(path, t, about, &fd, &at, &tree);
+        rc = open_state(path, t, about, parts, &fd, &at, &tree);
     ranks->broadcast(ranks, &rc, sizeof rc);
-    if (!rc && !(rc = take_numbers(fd, path, at, t)))
+    if (!rc && !(rc = take_numbers(fd, path, at, t, parts)))
         take_text(t, tree, position);
     json_drop(tree);
     if (fd >= 0)
         close(fd);
+    return rc;
+}
+
+int snapshot_read(const char *path, struct trainer *t, const struct json *about, struct json **position)
+{
+    return read_parts(path, t, about, position, ALL);
+}
+
+int snapshot_read_done(const char *path, struct trainer *t, const struct json *about, struct json **position)
+{
+    return read_parts(path, t, about, position, VALUES);
+}
+
+int snapshot_belongs(const char *path, const struct device *device, const struct json *about)
+{
+    int64_t size, at = 0;
+    struct json *tree = NULL;
+    int fd, rc = file_open(path, &fd, &size);
+
+    if (rc)
+        return rc;
+    if (size >= HEAD + SUM && (tree = read_text(fd, path, size, &at)))
+        rc = check_about(path, tree, device, about);
+    json_drop(tree);
+    close(fd);
     return rc;
 }

@@ -10,8 +10,9 @@ bool store_wants(const struct parameters *parameters, const char *name);
 
 /* Puts the trained numbers into an operator as it was when the network was loaded: plain cores are rounded to the
  * dtype they have, or to dtype where that isn't NULL; packed cores whose values were trained are rounded to nearest in
- * their format, or likewise become dtype; new scales and minima are rounded to what the format stores. EX_DATAERR after
- * a message where a number isn't finite or overflows. */
+ * their format (codes along a trellis are searched anew), as `quantize` rounds them, or likewise become dtype. Where
+ * scales and minima were trained, codes stay and these are rounded to what the format stores, whatever dtype is.
+ * EX_DATAERR after a message where a number isn't finite or overflows. */
 int store_operator(const struct parameters *parameters, struct operator *op, const struct dtype *dtype);
 
 /* The same for a norm. */

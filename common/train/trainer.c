@@ -5,12 +5,13 @@
 #include "base/number.h"
 #include "train/exchange.h"
 #include "train/loss.h"
+#include "train/trainer_internal.h"
 
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
-const char *const loss_names[] = {"ce", "kl", "mix", NULL};
+const char *const loss_names[] = {"ce", "kl", "mix", "feature", NULL};
 const char *const schedule_names[] = {"cosine", "linear", "constant", NULL};
 
 const struct training training_usual = {
@@ -36,8 +37,13 @@ int trainer_open(struct trainer *trainer, struct network *student, struct networ
 {
     *trainer = (struct trainer){.student = student, .teacher = teacher, .training = *training,
                                 .parameters = parameters, .unsent = parameters->n_layer + 1};
-    assert(teacher || training->loss == LOSS_CE);
-    if (training->loss != LOSS_CE && teacher->config.vocab_size != student->config.vocab_size)
+    assert(teacher || training->loss == LOSS_CE || training->top);
+    if (training->loss == LOSS_FEATURE && (teacher->config.d_model != student->config.d_model
+                                           || teacher->config.n_layer != student->config.n_layer))
+        return fail(EX_USAGE, "the teacher has %lld blocks of width %lld, the model %lld of width %lld: their states "
+                    "can't be compared", (long long)teacher->config.n_layer, (long long)teacher->config.d_model,
+                    (long long)student->config.n_layer, (long long)student->config.d_model);
+    if (teacher && training->loss != LOSS_CE && teacher->config.vocab_size != student->config.vocab_size)
         return fail(EX_DATAERR, "the teacher has a vocabulary of %lld tokens, the model one of %lld",
                     (long long)teacher->config.vocab_size, (long long)student->config.vocab_size);
     if (!trainer->training.ranks)
@@ -58,82 +64,81 @@ void trainer_close(struct trainer *trainer)
 
 /* ---- memory ---- */
 
-/* A micro-batch on its way: inputs of all blocks and what leaves the last, and what blocks keep: those from first_kept
- * on each for itself, the others one after another in the same place. */
-struct way {
-    struct span *span;
-    int n_span;
-    int64_t n, first_kept;
-    float *x;                    /* [n_layer + 1][n, d_model] */
-    float *dx;
-    bool last;                   /* micro-batch of the step */
-    float *shared, *own;
-    int64_t kept;                /* floats of the largest block */
-};
-
-static int64_t floats_line(int64_t floats)
-{
-    return divide_up(floats, 16) * 16;
-}
-
 /* Plans the memory for way->n rows: which blocks keep their results, and all floats. */
 static int64_t plan(const struct trainer *t, struct way *way)
 {
     const struct network *network = t->student;
     const struct config *c = &network->config;
-    int64_t row = floats_line(way->n * c->d_model), blocks;
+    int64_t row = trainer_line(way->n * c->d_model), blocks;
 
     way->kept = 1;
     for (int64_t layer = 0; layer < c->n_layer; layer++)
-        way->kept = most(way->kept, floats_line(block_kept(c, &network->block[layer], way->n)));
+        way->kept = most(way->kept, trainer_line(block_kept(c, &network->block[layer], way->n)));
     blocks = least(t->training.memory / (int64_t)sizeof(float) / way->kept, c->n_layer);
     way->first_kept = c->n_layer - blocks;
-    return (c->n_layer + 2) * row + (blocks + (blocks < c->n_layer)) * way->kept;
+    way->targets = t->training.loss == LOSS_FEATURE ? c->n_layer - t->parameters->first_layer : 0;
+    return (c->n_layer + 2 + way->targets) * row + (blocks + (blocks < c->n_layer)) * way->kept;
+}
+
+float *trainer_room(struct trainer *t, int64_t floats)
+{
+    const struct device *device = t->student->device;
+
+    if (floats > t->rows) {
+        device->release(t->memory);
+        t->memory = device->allocate((size_t)floats * sizeof *t->memory);
+        t->rows = floats;
+    }
+    return t->memory;
 }
 
 /* Lays it out, and makes it. */
 static void lay_out(struct trainer *t, struct way *way)
 {
     const struct network *network = t->student;
-    int64_t layers = network->config.n_layer, row = floats_line(way->n * network->config.d_model);
-    int64_t total = plan(t, way);
+    int64_t layers = network->config.n_layer, row = trainer_line(way->n * network->config.d_model);
 
-    if (total > t->rows) {
-        network->device->release(t->memory);
-        t->memory = network->device->allocate((size_t)total * sizeof *t->memory);
-        t->rows = total;
-    }
-    way->x = t->memory;
+    way->x = trainer_room(t, plan(t, way));
     way->dx = way->x + (layers + 1) * row;
-    way->own = way->dx + row;
+    way->target = way->dx + row;
+    way->own = way->target + way->targets * row;
     way->shared = way->own + (layers - way->first_kept) * way->kept;
 }
 
-/* Gradients of micro-batches are added in a tree: one for each bit of their number, and moments. */
+/* Gradients of micro-batches are added in a tree: one for each bit of their number. */
+int64_t trainer_trained(const struct trainer *t, int64_t accumulate)
+{
+    const struct parameters *p = t->parameters;
+    int64_t sums = 0, floats;
+
+    while (accumulate > 1 && accumulate >> sums)
+        sums++;
+    floats = p->floats * (1 + sums) + 2 * p->moments;
+    if (t->training.ranks->count > 1)
+        floats += least(p->floats, RANKS_FLOATS);
+    return floats * (int64_t)sizeof(float);
+}
+
 struct trainer_memory trainer_memory(const struct trainer *t, int64_t rows, int64_t accumulate)
 {
     const struct config *c = &t->student->config;
     struct way way = {.n = rows};
     struct trainer_memory m = {.weights = t->student->bytes, .teacher = t->teacher ? t->teacher->bytes : 0};
-    int64_t sums = 0, d = t->teacher ? t->teacher->config.d_model : 0;
+    int64_t d = t->teacher ? t->teacher->config.d_model : 0;
 
-    while (accumulate > 1 && accumulate >> sums)
-        sums++;
-    m.trained = (t->parameters->floats * (1 + sums) + 2 * t->parameters->moments) * (int64_t)sizeof(float);
-    if (t->training.ranks->count > 1)
-        m.trained += least(t->parameters->floats, RANKS_FLOATS) * (int64_t)sizeof(float);
+    m.trained = trainer_trained(t, accumulate);
     m.blocks = (plan(t, &way) + rows * (5 * c->d_model + 3 * c->d_ff)) * (int64_t)sizeof(float);
     if (t->teacher)
         m.blocks += rows * (d + 2 * t->teacher->config.n_kv_head * t->teacher->config.head_dim)
                     * (int64_t)sizeof(float);
-    m.logits = loss_memory(t, rows);
+    m.logits = t->training.loss == LOSS_FEATURE ? 0 : loss_memory(t, rows);
     m.total = m.weights + m.teacher + m.trained + m.blocks + m.logits;
     return m;
 }
 
 static float *input_of(const struct trainer *t, const struct way *way, int64_t layer)
 {
-    return way->x + layer * floats_line(way->n * t->student->config.d_model);
+    return way->x + layer * trainer_line(way->n * t->student->config.d_model);
 }
 
 static float *kept_of(const struct way *way, int64_t layer)
@@ -168,6 +173,8 @@ static void back_student(struct trainer *t, struct way *way)
     for (int64_t layer = student->config.n_layer - 1; layer >= t->parameters->first_layer; layer--) {
         if (layer < way->first_kept && t->held != layer)
             keep_block(t, way, layer);
+        if (way->targets)
+            way_deviate(t, way, layer, input_of(t, way, layer + 1));
         block_back(&student->forward, &student->block[layer], &t->parameters->block[layer], layer, way->span,
                    way->n_span, input_of(t, way, layer), way->dx, way->n, kept_of(way, layer));
         t->held = -1;
@@ -176,7 +183,7 @@ static void back_student(struct trainer *t, struct way *way)
     }
 }
 
-/* What leaves the last block of a network, without a way back. */
+/* What leaves the last block of a network, without a way back; way->target gets what leaves the last way->targets. */
 static const float *run_forward(struct trainer *t, struct network *network, const struct way *way, const int32_t *token)
 {
     const struct device *device = network->device;
@@ -193,32 +200,37 @@ static const float *run_forward(struct trainer *t, struct network *network, cons
         span[i].v = span[i].k + way->n * keys;
     }
     embed(&network->forward, network->embedding, token, way->n, t->forward_x);
-    for (int64_t layer = 0; layer < network->config.n_layer; layer++)
+    for (int64_t layer = 0; layer < network->config.n_layer; layer++) {
         block_forward(&network->forward, &network->block[layer], layer, span, way->n_span, t->forward_x, way->n);
+        if (layer >= network->config.n_layer - way->targets)
+            device->copy(way_target(way, layer, &network->config), network->config.d_model, t->forward_x,
+                         network->config.d_model, way->n, network->config.d_model);
+    }
     free(span);
     return t->forward_x;
 }
 
-/* What the rows cost: targets and weights, [n] each; how many rows count is added to trainer->counted. */
-static void weigh(struct trainer *t, const struct micro_batch *batch, int32_t *target, float *cross, float *distill)
+void trainer_weigh(struct trainer *t, const struct micro_batch *batch, int32_t *target, float *cross, float *distill)
 {
     const struct training *s = &t->training;
-    double cross_weight = s->loss == LOSS_CE ? 1 : s->loss == LOSS_KL ? 0 : s->cross_weight;
+    bool all = s->loss == LOSS_KL || s->loss == LOSS_FEATURE;    /* a token without a next one, too */
+    double cross_weight = s->loss == LOSS_CE ? 1 : all ? 0 : s->cross_weight;
     int64_t row = 0;
 
     for (int i = 0; i < batch->sequences; i++)
         for (int64_t k = 0; k < batch->length[i]; k++, row++) {
             bool next = k + 1 < batch->length[i];
-            bool counts = (next || s->loss == LOSS_KL) && (!batch->counts || batch->counts[row]);
+            bool counts = (next || all) && (!batch->counts || batch->counts[row]);
 
             target[row] = next ? batch->token[row + 1] : 0;
             cross[row] = counts ? (float)cross_weight : 0;
             distill[row] = counts ? (float)(1 - cross_weight) : 0;
+            t->tokens++;
             t->counted += counts;
         }
 }
 
-static struct way way_of(const struct micro_batch *batch)
+struct way way_of(const struct micro_batch *batch)
 {
     struct way way = {.n_span = batch->sequences, .span = xcalloc((size_t)batch->sequences, sizeof *way.span)};
 
@@ -238,16 +250,20 @@ void trainer_add(struct trainer *t, const struct micro_batch *batch)
     double start = clock_seconds(), turn;
 
     way.last = batch->last;
-    t->tokens += way.n;
     if (t->micro_batches++)
         parameters_carry(t->parameters);         /* the one before */
-    weigh(t, batch, target, cross, distill);
+    trainer_weigh(t, batch, target, cross, distill);
+    way.weight = distill;
     lay_out(t, &way);
-    if (t->training.loss != LOSS_CE)
+    t->top = batch->top;
+    if (t->training.loss != LOSS_CE && t->teacher)
         teacher_x = run_forward(t, t->teacher, &way, batch->token);
     run_student(t, &way, batch->token);
     turn = clock_seconds();
-    loss_back(t, input_of(t, &way, t->student->config.n_layer), teacher_x, target, cross, distill, way.n, way.dx);
+    if (way.targets)
+        t->student->device->clear(way.dx, way.n * t->student->config.d_model);
+    else
+        loss_back(t, input_of(t, &way, t->student->config.n_layer), teacher_x, target, cross, distill, way.n, way.dx);
     if (way.last)
         exchange_send(t, t->student->config.n_layer);
     back_student(t, &way);

@@ -10,11 +10,21 @@
 #include "train/parameters.h"
 
 /* Cross entropy of the next token; KL(teacher || student) at temperature 1; or cross_weight of the former and the rest
- * of the latter. */
-enum loss { LOSS_CE, LOSS_KL, LOSS_MIX };
+ * of the latter; or the deviation of the states y that leave the blocks from the teacher's, y':
+ *
+ *     sum over blocks of |y - y'|^2 / |y'|^2,
+ *
+ * of each token by itself: what reads the states sees them through an RMS norm, so that only what they are off by in
+ * proportion to their own length matters; and the few states that are hundreds of times as long as the others (Sun et
+ * al., arXiv:2402.17762) count like any other. Hidden states as targets: Jiao et al., arXiv:1909.10351, equation 8;
+ * each in proportion to its length: Sun et al., arXiv:1908.09355, equation 7; block by block on the compressed
+ * prefix's output: Tseng et al., arXiv:2402.04396, section 5. Blocks before the first that is trained can't change, and
+ * aren't counted. */
+enum loss { LOSS_CE, LOSS_KL, LOSS_MIX, LOSS_FEATURE };
 enum schedule { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
 
-extern const char *const loss_names[], *const schedule_names[];          /* NULL-terminated: "ce", "kl", "mix"; ... */
+/* NULL-terminated: "ce", "kl", "mix", "feature"; ... */
+extern const char *const loss_names[], *const schedule_names[];
 
 struct training {
     enum loss loss;
@@ -26,6 +36,7 @@ struct training {
     int64_t memory;              /* bytes for what blocks keep, besides one block's */
     struct ranks *ranks;         /* that train together, borrowed; NULL: this process alone */
     bool shard;                  /* each rank has and updates its part of the moments */
+    int64_t top;                 /* ids of each token that micro-batches bring from an absent teacher; 0: none */
     bool skip;                   /* a step whose loss or gradient isn't finite changes nothing, and it goes on */
 };
 
@@ -40,14 +51,15 @@ double training_rate(const struct training *training, int64_t step);
  * equal numbers of ranks, with and without shares of moments.
  *
  * Sequences: tokens one behind the other (host), and how many each has. Tokens count where their cost does: with
- * LOSS_KL all, otherwise those with a next one in their sequence. counts (NULL: all do) may take more out: 0 for a
- * token that isn't to be predicted from. */
+ * LOSS_KL and LOSS_FEATURE all, otherwise those with a next one in their sequence. counts (NULL: all do) may take more
+ * out: 0 for a token that isn't to be predicted from. */
 struct micro_batch {
     const int32_t *token;
     const int64_t *length;
     int sequences;
     const unsigned char *counts;
     bool last;                   /* of its step: gradients set out for other ranks while it is under way */
+    const struct loss_top *top;  /* of all tokens, with training.top; whatever it says of those that don't count */
 };
 
 /* Seconds of a step: forwards (the teacher, too), backwards, for what is done behind that (without waiting), waiting
@@ -58,7 +70,8 @@ struct trainer_seconds {
 
 /* What a step did. Losses are means over tokens that count. */
 struct stepped {
-    double loss, cross, divergence;              /* cross, divergence: 0 where the loss has no such part */
+    double loss, cross, divergence;              /* cross, divergence: 0 where the loss has no such part. With
+                                                  * LOSS_FEATURE the deviation is the divergence */
     double norm;                 /* of the gradient, before it was clipped */
     double rate;
     int64_t counted, tokens;
@@ -75,6 +88,7 @@ struct trainer {
 
     /* Private: sums since the last step, and memory on the device that grows on demand. */
     double cross, divergence;
+    const struct loss_top *top;  /* of the micro-batch on its way */
     int64_t counted, tokens, micro_batches, skipped;     /* skipped: in a row */
     int64_t unsent;              /* gradients of blocks before this one aren't on their way yet */
     struct trainer_seconds seconds;
@@ -82,7 +96,8 @@ struct trainer {
     int64_t rows, held;          /* room; the block whose results the shared memory has, -1: none */
 };
 
-/* teacher may be NULL with LOSS_CE; otherwise it has the student's vocabulary: EX_DATAERR after a message where not. */
+/* teacher may be NULL with LOSS_CE or training->top; otherwise it has the student's vocabulary: EX_DATAERR after a
+ * message where not. With LOSS_FEATURE it has as many blocks, of the same width: EX_USAGE. */
 int trainer_open(struct trainer *trainer, struct network *student, struct network *teacher,
                  struct parameters *parameters, const struct training *training);
 void trainer_close(struct trainer *trainer);
@@ -90,6 +105,11 @@ void trainer_close(struct trainer *trainer);
 /* Adds the gradients of a micro-batch of this rank. Token ids are below the vocabulary's size, lengths at most
  * max_position. */
 void trainer_add(struct trainer *trainer, const struct micro_batch *batch);
+
+/* The same with LOSS_FEATURE for one block: the states [rows, d_model] (host) of the batch's tokens enter it in both
+ * models, of which no more than this block need be there; its deviation alone counts. Nothing sets out for other ranks
+ * before trainer_step(). */
+void trainer_add_states(struct trainer *trainer, int64_t layer, const struct micro_batch *batch, const float *states);
 
 /* Changes what is trained by the gradients added since the last step. EX_DATAERR after a message, with nothing
  * changed, where no token counted, or loss or gradient isn't finite; with training.skip only where that has been so
@@ -107,5 +127,9 @@ struct trainer_memory {
 };
 
 struct trainer_memory trainer_memory(const struct trainer *trainer, int64_t rows, int64_t accumulate);
+
+/* The same of trainer_add_states(); parameters are those of the one block, weights and teacher that block's. */
+struct trainer_memory trainer_states_memory(const struct trainer *trainer, int64_t layer, int64_t rows,
+                                            int64_t accumulate);
 
 #endif

@@ -2,10 +2,10 @@
 """Steps of distillation, SmolLM2 at half its parameters in low rank, batches of 8 x 256 tokens, dense teacher, f32: heal
 against PyTorch, the same number of threads.
 
-    heal.py [--steps N] [--threads N] [--memory SIZE]
+    heal.py [--steps N] [--threads N] [--memory SIZE] [--products f32|bf16]
 
 SMOLLM2 names the model (a GGUF file or a directory). Both take turns, step by step; medians of tokens per second, seconds
-of processors, and the most memory. Skipped where torch, transformers or the model isn't there.
+of processors, and the most memory. With bf16 products PyTorch has autocast to bf16. Skipped where torch, transformers or the model isn't there.
 """
 import argparse
 import json
@@ -43,13 +43,13 @@ class LowRank(torch.nn.Module):
 class Theirs:
     """One step of PyTorch's at a time, on random tokens."""
 
-    def __init__(self):
+    def __init__(self, bf16):
         def load():
             model = transformers.AutoModelForCausalLM.from_pretrained("dense", dtype=torch.float32,
                                                                       attn_implementation="sdpa")
             return model.eval().requires_grad_(False)
 
-        self.teacher, self.student = load(), load()
+        self.bf16, self.teacher, self.student = bf16, load(), load()
         for name, module in list(self.student.named_modules()):
             if isinstance(module, torch.nn.Linear) and ".layers." in name:
                 out, width = module.weight.shape
@@ -63,9 +63,10 @@ class Theirs:
 
     def step(self):
         ids = torch.randint(0, self.student.config.vocab_size, (BATCH, CONTEXT))
-        with torch.no_grad():
-            teacher = self.teacher(ids).logits
-        student = self.student(ids).logits
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            with torch.no_grad():
+                teacher = self.teacher(ids).logits.float()
+            student = self.student(ids).logits.float()
         loss = F.kl_div(F.log_softmax(student, -1).flatten(0, 1), F.log_softmax(teacher, -1).flatten(0, 1),
                         log_target=True, reduction="batchmean")
         loss.backward()
@@ -78,8 +79,8 @@ def ours(args, steps):
     """Seconds when each step of a run was done, processor seconds of all of it, and peak bytes."""
     start = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([f"{BIN}/heal", "-q", "cut.tns", "text", "--teacher", "dense", "--steps", str(steps), "--batch", str(BATCH),
-                    "--context", str(CONTEXT), "--threads", str(args.threads), "--memory", args.memory, "--log", "log", "-o",
-                    "out.tns"], check=True)
+                    "--context", str(CONTEXT), "--threads", str(args.threads), "--memory", args.memory, "--products",
+                    args.products, "--log", "log", "-o", "out.tns"], check=True)
     end = resource.getrusage(resource.RUSAGE_CHILDREN)
     with open("log", encoding="utf-8") as file:
         seconds = [json.loads(line)["seconds"] for line in file]
@@ -91,6 +92,7 @@ def main():
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", default="2G")
+    parser.add_argument("--products", choices=("f32", "bf16"), default="f32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = os.path.abspath(MODEL)
@@ -101,11 +103,11 @@ def main():
                        check=True)
         with open("text", "w", encoding="utf-8") as file:
             file.write("The quick brown fox jumps over the lazy dog, and so on. " * 40000)
-        _, processors_single, _ = ours(args, 1)
-        theirs, mine, peer, processors, processors_peer, memory = Theirs(), [], [], [], [], 0
+        _, processors_single, memory = ours(args, 1)     # later this process is large, and its children seem as large
+        theirs, mine, peer, processors, processors_peer = Theirs(args.products == "bf16"), [], [], [], []
         theirs.step()
         for _ in range(args.steps):
-            seconds, used, memory = ours(args, 2)
+            seconds, used, _ = ours(args, 2)
             mine.append(seconds[1] - seconds[0])
             processors.append(used - processors_single)
             begin, cpu = time.monotonic(), time.process_time()
@@ -115,7 +117,7 @@ def main():
         os.chdir("/")
     tokens, peak = BATCH * CONTEXT, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     mine, peer = tokens / statistics.median(mine), tokens / statistics.median(peer)
-    print(f"tokens/s: heal {mine:.0f}, PyTorch {peer:.0f}, ratio {mine / peer:.2f}; processor seconds a step: "
+    print(f"{args.products}: tokens/s: heal {mine:.0f}, PyTorch {peer:.0f}, ratio {mine / peer:.2f}; processor seconds a step: "
           f"{statistics.median(processors):.1f}, {statistics.median(processors_peer):.1f}; peak memory: {memory / 1e9:.2f} GB, "
           f"{peak / 1e9:.2f} GB, ratio {memory / peak:.2f}")
 

@@ -78,6 +78,34 @@ assert all(a["counted_tokens"] == b["counted_tokens"] for a, b in zip(one, two))
         silent ranks 4 --batch 3 --accumulate 2 --context 4 --steps 1
 }
 
+@test "each rank reads the teacher's logits of its own windows" {
+    needs_mpi
+    evaluate logits -q made/dense made/text --top 20 --context 4 -o logits
+    options=(--teacher-logits logits --context 4 --lr 0.003 --accumulate 4 --batch 1 --steps 3)
+    alone "${options[@]}" -o 1.tns
+    alone "${distilled[@]}" --accumulate 4 --batch 1 --steps 3 -o whole.tns
+    cmp -s 1.tns whole.tns && false
+    ranks 2 "${options[@]}" -o 2.tns
+    cmp 1.tns 2.tns
+    ranks 4 "${options[@]}" --shard -o 4.tns
+    cmp 1.tns 4.tns
+}
+
+@test "states as targets are the same for any number of ranks; single blocks are for one process" {
+    needs_mpi
+    options=("${distilled[@]}" --loss feature --accumulate 4 --batch 1 --steps 3)
+    alone "${options[@]}" -o 1.tns
+    ranks 2 "${options[@]}" -o 2.tns
+    cmp 1.tns 2.tns
+    ranks 4 "${options[@]}" --shard -o 4.tns
+    cmp 1.tns 4.tns
+    refuses 64 '--scope block is for one process: ' silent ranks 2 "${distilled[@]}" --scope block --steps 1 -o out.tns
+    refuses 64 '--scope block is for one process, and --plan' alone "${distilled[@]}" --scope block --plan=2
+    OMPI_COMM_WORLD_SIZE=1 alone "${distilled[@]}" --scope block --shard --batch 2 --steps 2 -o shard.tns
+    alone "${distilled[@]}" --scope block --batch 2 --steps 2 -o out.tns
+    cmp out.tns shard.tns
+}
+
 # What mpirun itself has to say about the end of its processes is put aside.
 silent() {
     "$@" 2>all
@@ -160,12 +188,36 @@ exec heal -q made/cut.tns made/text --threads 1 "$@"' bash "${options[@]}" -o ou
     [ "$(wc -l <work/log)" -gt "$step" ]
 }
 
+@test "a rank whose teacher's logits can't be read any more ends all" {
+    needs_mpi
+    mkdir 0 1
+    evaluate logits -q made/dense made/text --top 5 --context 4 -o 0/logits
+    cp 0/logits 1/
+    pair 'made/text --teacher-logits 0/logits' 'made/text --teacher-logits 1/logits' --context 4 --batch 2 --steps 1000000 \
+        --log log >said 2>&1 3>&- &
+    launcher=$!
+    for _ in {1..300}; do
+        [ ! -s log ] || break
+        sleep 0.1
+    done
+    truncate --size 100 1/logits
+    status=0
+    wait $launcher || status=$?
+    launcher=
+    cat said
+    [ "$status" -eq 65 ]
+    [ "$(grep -c "^heal, rank 1: '1/logits'" said)" -eq 1 ]
+    [ "$(grep -c '^heal' said)" -eq 1 ]
+}
+
 # Whatever goes wrong for one rank ends all of them: with its message, and none from the others.
 @test "what one rank alone finds wrong ends all, and is said once" {
     needs_mpi
     refuses 66 "heal, rank 1: cannot open 'nowhere'" silent pair made/text nowhere "${distilled[@]}" --steps 1 --batch 2
     refuses 64 'heal, rank 1: another model, text or other options than those of rank 0: "lr" is 0.1, not 0.2' \
         silent pair 'made/text --lr 0.2' 'made/text --lr 0.1' --context 4 --steps 1 --batch 2
+    refuses 64 'heal, rank 1: another model, text or other options than those of rank 0: "dtype" is nothing, not "f16"' \
+        silent pair 'made/text --dtype f16' made/text --context 4 --steps 1 --batch 2
     refuses 64 'heal, rank 1: another model, text or other options' \
         silent pair made/text made/longer --context 4 --steps 1 --batch 2
     refuses 74 "heal: cannot write" silent ranks 2 --context 4 --steps 2 --batch 2 --log /dev/full

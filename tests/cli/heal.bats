@@ -14,36 +14,23 @@ setup() {
     made=$BATS_FILE_TMPDIR/llama
 }
 
-# The losses of a log against numbers: the worst relative difference at most BOUND.
-losses() {
-    "$PYTHON" -c 'import json, sys
-bound, log, expected = float(sys.argv[1]), [json.loads(line) for line in open(sys.argv[2])], sys.argv[3].split()
-worst = max(abs(line["loss"] / float(loss) - 1) for line, loss in zip(log, expected))
-print(f"{len(log)} losses off by {worst}")
-assert len(log) == len(expected) and worst <= bound' "$@"
-}
-
-log_losses() {
-    "$PYTHON" -c 'import json, sys; print(*(json.loads(line)["loss"] for line in open(sys.argv[1])))' "$1"
-}
-
 # Made by tests/oracles/heal_oracle.py --print with torch 2.15.0, transformers 5.24.0 in double precision.
-llama='0.551713 0.429272 0.338367 0.327924 0.274156 0.256253 0.247433 0.238492 0.226313 0.213681 0.204382 0.195465 0.187064 0.179960 0.173923 0.169216 0.165652 0.163166 0.161637 0.160889'
-granite='1.869333 1.868779 1.867508 1.865156 1.862455 1.859795 1.857408 1.855283 1.853402 1.851753 1.850323 1.849101 1.848075 1.847232 1.846563 1.846055 1.845690 1.845450 1.845311 1.845248'
-qwen3='6.922521 6.554354 6.003267 5.585971 5.295406 5.051780 4.820242 4.693741 4.548906 4.451821 4.331635 4.288006 4.189160 4.121750 4.067304 4.011465 3.974818 3.950206 3.934375 3.926475'
+llama_kl='0.551713 0.429272 0.338367 0.327924 0.274156 0.256253 0.247433 0.238492 0.226313 0.213681 0.204382 0.195465 0.187064 0.179960 0.173923 0.169216 0.165652 0.163166 0.161637 0.160889'
+granite_mix='1.869333 1.868779 1.867508 1.865156 1.862455 1.859795 1.857408 1.855283 1.853402 1.851753 1.850323 1.849101 1.848075 1.847232 1.846563 1.846055 1.845690 1.845450 1.845311 1.845248'
+qwen3_ce='6.922521 6.554354 6.003267 5.585971 5.295406 5.051780 4.820242 4.693741 4.548906 4.451821 4.331635 4.288006 4.189160 4.121750 4.067304 4.011465 3.974818 3.950206 3.934375 3.926475'
 
 @test "20 steps of llama, distilled, have PyTorch's losses" {
-    losses 1e-4 "$made/log" "$llama"
+    losses 1e-4 "$made/log" "$llama_kl"
 }
 
 @test "20 steps of granite, distilled and on the text, have PyTorch's losses" {
     bash "$TOP/tests/tools/heal_models.sh" granite mix
-    losses 1e-4 log "$granite"
+    losses 1e-4 log "$granite_mix"
 }
 
 @test "20 steps of qwen3 on the text have PyTorch's losses" {
     bash "$TOP/tests/tools/heal_models.sh" qwen3 ce
-    losses 1e-4 log "$qwen3"
+    losses 1e-4 log "$qwen3_ce"
 }
 
 # One step from the healed model costs what the last one did: scales and 8-bit cores were rounded since.
@@ -123,7 +110,7 @@ small() {
             break
         fi
         killed=$((killed + 1))
-        [ ! -e out.tns ]
+        [ ! -e out.tns ] || cmp whole.tns out.tns
         [ "$(find work -name 'checkpoint-*' | wc -l)" -le 3 ]
     done
     [ "$finished" ] || heal -q "$made/cut.tns" "${args[@]}" --work work -o out.tns
@@ -233,6 +220,31 @@ count() {
     refuses 64 'no conversations' heal -q "$made/cut.tns" "$made/text" "${options[@]}" --steps 1
 }
 
+@test "an array is what its lines would be; a limit takes the first of each file" {
+    echo '{"text": "Lily, [\"a\"] {had} a cat."}' >one
+    echo '{"text": "She was happy."}' >two
+    cat one two >lines
+    { echo '[' && cat one && echo ',' && cat two && echo ']'; } >array
+    first lines --batch 1 --context 64 >expected
+    first array --batch 1 --context 64 | diff expected -
+    first one --batch 1 --context 64 >expected
+    for form in lines array; do
+        first $form --batch 1 --context 64 --limit 1 | diff expected -
+    done
+    tensor-info out.tns | grep '"limit":1'
+    while read -r text said; do
+        echo "$text" >bad
+        refuses 65 "$said" heal -q "$made/cut.tns" bad --context 16 --batch 1 --steps 1
+    done <<'BAD'
+[{"text":"a"} item 1: expected ',' or ']'
+[{"text":"a"}, bad, item 2
+[{"text":"a"},] bad, item 2
+[{"text":"a"}}] item 1: expected ',' or ']'
+[{"text":"a"}]] bytes behind the array
+[{"text":"a"},3] item 2: expected "text"
+BAD
+}
+
 @test "documents in one window don't see each other" {
     echo '{"text": "Once upon a time, there was a cat."}' >one
     echo '{"text": "Lily had a big red ball. She was happy."}' >two
@@ -257,6 +269,19 @@ assert n == k + m and abs(both - (one * k + two * m) / n) < 1e-5 * both, (both, 
 half = len(one) // 2
 assert half == 11 and sorted(one) == sorted(two) and one != two
 assert sorted(one[:half]) == sorted(one[half:]) and one[:half] != one[half:]'
+}
+
+@test "products of bf16 learn nearly the same" {
+    local args=("$made/cut.tns" "$made/text" --teacher "$made/dense" --steps 20 --batch 3 --context 16 --lr 0.003 --warmup 3)
+
+    if ! heal -q "${args[@]}" --products bf16 --log log -o out.tns 2>message; then
+        refuses 69 'AVX512-BF16' heal -q "${args[@]}" --products bf16 -o out.tns
+        skip "no AVX512-BF16"
+    fi
+    losses 0.05 log "$llama_kl"
+    [ "$(log_losses log)" != "$(log_losses "$made/log")" ]
+    refuses 69 'not on this device' heal -q "${args[@]}" --products bf16 --device reference -o out.tns
+    refuses 64 "'f16' is not" heal "${args[@]}" --products f16 -o out.tns
 }
 
 @test "nothing is trained on what models are measured with" {

@@ -279,7 +279,7 @@ measured() {
 }
 
 @test "the plan of a sentence that looks: moments of the model once, for all programs and each layer; nothing is written" {
-    run aware -n stories-keep60-q8-aware
+    run aware -n stories-keep60-q8-aware-dense
     [ "$status" -eq 0 ]
     [ "$(grep -c "slot --all 'calibrate .*shakespeare.txt --sequences 4 .*-o $R/stories/dense/moments'" <<<"$output")" -eq 1 ]
     [ "$(grep -c -- "--layer [0-4] .*mpo-decompose .*--moments $R/stories/dense/moments .*quantize .*--moments $R/stories/dense/moments" \
@@ -287,6 +287,13 @@ measured() {
     [ "$(grep -c 'layer rest .*--moments' <<<"$output")" -eq 0 ]
     [ "$(aware -n stories-q3-aware-sequential | grep -c 'slot --all .pipelines/aware-block sequential [0-4]/5 ')" -eq 5 ]
     [ "$(aware -n stories-q3-aware AWARE=cross | grep -c 'aware-block cross ')" -eq 5 ]
+    # By itself it looks sequentially where it cuts.
+    for sentence in keep60-aware chi8-q8-aware p50 p50-q8; do
+        [ "$(aware -n "stories-$sentence" | grep -c 'aware-block sequential ')" -eq 5 ]
+    done
+    for sentence in q3-aware t2-aware 2.5bpw keep60-aware-dense chi8-progressive; do
+        [ "$(aware -n "stories-$sentence" | grep -c 'aware-block')" -eq 0 ]
+    done
     for sentence in smollm2-2.5bpw smollm2-60.5MB granite-2.5bpw smollm2-p50-q8 smollm2-chi100-progressive; do
         aware -n "$sentence" >/dev/null
     done
@@ -321,18 +328,18 @@ measured() {
 }
 
 @test "a look at the model as it came: made once, redone where its settings change, deleted without harm" {
-    aware -j2 stories-keep60-q8-aware stories-q3-rotate-r4-s8-aware >said
+    aware -j2 stories-keep60-q8-aware-dense stories-q3-rotate-r4-s8-aware >said
     [ "$(grep -c LOOK said)" -eq 1 ]
-    [ "$(measured keep60-q8-aware 'matrices["cut"], matrices["packed"], matrices["residual"], matrices["turned"]')" = "(35, 35, 0, 0)" ]
+    [ "$(measured keep60-q8-aware-dense 'matrices["cut"], matrices["packed"], matrices["residual"], matrices["turned"]')" = "(35, 35, 0, 0)" ]
     [ "$(measured q3-rotate-r4-s8-aware 'matrices["cut"], matrices["packed"], matrices["residual"], matrices["turned"]')" = \
         "(0, 35, 35, 35)" ]
     grep -q '^35 have a term for what the first one loses, 35 are turned' said
-    tensor-info --json "$R/stories/keep60-q8-aware/model" | grep -q '"moments"'
+    tensor-info --json "$R/stories/keep60-q8-aware-dense/model" | grep -q '"moments"'
     rm "$R/stories/dense/moments"
-    run aware stories-keep60-q8-aware
+    run aware stories-keep60-q8-aware-dense
     [[ $output != *LOOK* && $output != *PIPE* ]]
-    rm "$R/stories/keep60-q8-aware/layer-03.tns"
-    run aware stories-keep60-q8-aware SEQUENCES=2
+    rm "$R/stories/keep60-q8-aware-dense/layer-03.tns"
+    run aware stories-keep60-q8-aware-dense SEQUENCES=2
     [ "$(grep -c LOOK <<<"$output")" -eq 1 ]
     [ "$(grep -c PIPE <<<"$output")" -eq 5 ]
     rm said
@@ -452,7 +459,7 @@ measured() {
     [ "$(wc -l <"$path/table")" -eq 2 ]
     sweep ablation CHI=8 SITES=2 SHAPES='matrix crossed' BITS=8
     [ "$(cut -f1 "$R/stories/ablation.tsv" | sort | xargs)" = \
-        'chi8-crossed-q8 chi8-crossed-q8-aware chi8-matrix-q8 chi8-matrix-q8-aware dense name' ]
+        'chi8-crossed-q8 chi8-crossed-q8-aware-dense chi8-matrix-q8 chi8-matrix-q8-aware-dense dense name' ]
 }
 
 @test "slots: a sentence that wants them all waits for the others, and they for it" {

@@ -30,3 +30,16 @@ model_with_moments() {
     done >text
     calibrate -q model text --context 256 --sequences 8 -o moments || exit 1
 }
+
+# Of logs of `heal`: the losses against numbers: the worst relative difference at most BOUND. losses BOUND LOG NUMBERS
+losses() {
+    "$PYTHON" -c 'import json, sys
+bound, log, expected = float(sys.argv[1]), [json.loads(line) for line in open(sys.argv[2])], sys.argv[3].split()
+worst = max(abs(line["loss"] / float(loss) - 1) for line, loss in zip(log, expected))
+print(f"{len(log)} losses off by {worst}")
+assert len(log) == len(expected) and worst <= bound' "$@"
+}
+
+log_losses() {
+    "$PYTHON" -c 'import json, sys; print(*(json.loads(line)["loss"] for line in open(sys.argv[1])))' "$1"
+}

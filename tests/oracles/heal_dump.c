@@ -1,6 +1,7 @@
 /* heal_dump - one batch through a model that is trained, for tests/oracles/heal_oracle.py and by hand.
  *
- *     heal_dump DEVICE MODEL TEACHER IDS OUT LOSS MEMORY      TEACHER "-" for LOSS ce; LOSS ce, kl or mix (of 0.3)
+ *     heal_dump DEVICE MODEL TEACHER IDS OUT LOSS MEMORY      TEACHER "-" for LOSS ce; LOSS ce, kl, mix (of 0.3),
+ *                                                             feature, or block: the first one by itself
  *
  * IDS is a text file, a line of token ids for each sequence. Prints the loss; OUT gets for each parameter a line of
  * JSON (name, term, site, which, class, count), then its values and its gradient, undivided, f32. */
@@ -49,6 +50,35 @@ static int read_batch(struct batch *batch, const char *path)
     return rc;
 }
 
+/* The first block alone, and of the student (with selection) what enters it. */
+static int load_block(struct network *network, const char *path, const struct device *device,
+                      struct selection *selection, const struct batch *batch, float **states)
+{
+    struct applied *embedding = NULL;
+    struct loader loader;
+    int rc = loader_open(&loader, path, device, ACTIVATIONS_F32);
+
+    if (rc)
+        return rc;
+    loader.train = selection ? selection_classes : NULL;
+    loader.train_context = selection;
+    network_begin(network, &loader);
+    rc = loader_embedding(&loader, &embedding);
+    if (!rc && selection) {
+        size_t bytes = (size_t)(batch->total * loader.config.d_model) * sizeof **states;
+        float *x = device->allocate(bytes);
+
+        embed(&network->forward, embedding, batch->token, batch->total, x);
+        *states = xmalloc(bytes);
+        device->download(*states, x, bytes);
+        device->release(x);
+    }
+    rc = rc ? rc : network_block(network, &loader, 0);
+    apply_free(embedding);
+    loader_close(&loader);
+    return rc;
+}
+
 static int load(struct network *network, const char *path, const struct device *device, struct selection *selection)
 {
     struct loader loader;
@@ -85,25 +115,43 @@ static int write_all(const struct parameters *parameters, const char *path)
     return good ? EX_OK : fail(EX_IOERR, "cannot write '%s':", path);
 }
 
+static enum loss loss_of(const char *name)
+{
+    for (int i = 0; loss_names[i]; i++)
+        if (!strcmp(name, loss_names[i]))
+            return (enum loss)i;
+    return LOSS_FEATURE;         /* block */
+}
+
 static int run(char **argv, const struct device *device, const struct batch *batch)
 {
     static struct network student, teacher;
-    struct selection selection = {TRAIN_ALL | TRAIN_MATRICES, NULL};
+    struct selection selection = {.classes = TRAIN_ALL | TRAIN_MATRICES};
     struct training training = training_usual;
     struct parameters parameters;
     struct trainer trainer = {0};
-    bool alone = !strcmp(argv[3], "-");
+    bool alone = !strcmp(argv[3], "-"), block = !strcmp(argv[6], "block");
+    float *states = NULL;
     double count;
     int rc;
 
-    training.loss = !strcmp(argv[6], "ce") ? LOSS_CE : !strcmp(argv[6], "kl") ? LOSS_KL : LOSS_MIX;
+    training.loss = loss_of(argv[6]);
     training.cross_weight = 0.3;
     training.memory = atoll(argv[7]);
-    if ((rc = load(&student, argv[2], device, &selection)) || (!alone && (rc = load(&teacher, argv[3], device, NULL)))
-        || (rc = parameters_open(&parameters, &student, &selection))
+    selection.blocks = training.loss == LOSS_FEATURE;
+    if (block)
+        rc = load_block(&student, argv[2], device, &selection, batch, &states);
+    else
+        rc = load(&student, argv[2], device, &selection);
+    if (!rc && !alone)
+        rc = block ? load_block(&teacher, argv[3], device, NULL, batch, NULL) : load(&teacher, argv[3], device, NULL);
+    if (rc || (rc = parameters_open(&parameters, &student, &selection))
         || (rc = trainer_open(&trainer, &student, alone ? NULL : &teacher, &parameters, &training)))
         return rc;
-    trainer_add(&trainer, &batch->micro);
+    if (block)
+        trainer_add_states(&trainer, 0, &batch->micro, states);
+    else
+        trainer_add(&trainer, &batch->micro);
     count = (double)trainer.counted;
     printf("%.9g %.9g %lld\n", trainer.cross / count, trainer.divergence / count, (long long)trainer.counted);
     rc = write_all(&parameters, argv[5]);
@@ -111,6 +159,7 @@ static int run(char **argv, const struct device *device, const struct batch *bat
     parameters_close(&parameters);
     network_free(&student);
     network_free(&teacher);
+    free(states);
     return rc;
 }
 

@@ -1,9 +1,10 @@
 #!/bin/bash
-# heal_models.sh FAMILY LOSS - makes a small random model `dense`, its cut `cut.tns` with operators of all kinds, a `text`, and
-# heals the cut in 20 steps: `healed.tns` and `log`. For tests/cli/heal.bats and tests/oracles/heal_oracle.py.
+# heal_models.sh FAMILY LOSS [TOP] - makes a small random model `dense`, its cut `cut.tns` with operators of all kinds, a `text`, and
+# heals the cut in 20 steps, with LOSS block one block after the other: `healed.tns` and `log`. With TOP the teacher's logits come from
+# a file of so many of each token. For tests/cli/heal.bats, teacher-logits.bats and tests/oracles/heal_oracle.py.
 set -eu -o pipefail
 
-family=$1 loss=$2
+family=$1 loss=$2 top=${3-}
 TOP=$(cd "$(dirname "$0")/../.." && pwd)
 rm -rf dense
 "${PYTHON:-python3}" "$TOP/tests/tools/random_model.py" dense --family "$family" --set vocab_size=512
@@ -27,8 +28,14 @@ echo 'Once upon a time, there was a little girl named Lily. She liked to play in
 a big red ball.' >text
 teacher=(--teacher dense)
 [[ $loss != ce ]] || teacher=()
+if [[ $top ]]; then
+    evaluate logits -q dense text --top "$top" --context 16 -o logits
+    teacher=(--teacher-logits logits)
+fi
 mix=(--mix 0.3)
 [[ $loss == mix ]] || mix=()
+how=(--loss "$loss")
+[[ $loss != block ]] || how=(--scope block)
 # Two windows of 16 tokens and one of 8: all of them in each step.
-heal -q cut.tns text "${teacher[@]}" --loss "$loss" "${mix[@]}" --steps 20 --batch 3 --context 16 --lr 0.003 \
+heal -q cut.tns text "${teacher[@]}" "${how[@]}" "${mix[@]}" --steps 20 --batch 3 --context 16 --lr 0.003 \
     --warmup 3 --log log -o healed.tns

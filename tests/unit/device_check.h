@@ -46,8 +46,8 @@ static double distance(const float *x, const float *y, int64_t count)
 
 /* The same computation on the fast device with all kernels and 1, 2, 3 threads: near the expected result, and the same
  * bytes for any number of threads. start: what y holds before. */
-static void check_all(void (*run)(const struct device *, void *, float *), void *context, const float *start,
-                      int64_t count, double bound, const char *what)
+__attribute__((unused)) static void check_all(void (*run)(const struct device *, void *, float *), void *context,
+                                              const float *start, int64_t count, double bound, const char *what)
 {
     float *expected = xmallocarray((size_t)count, sizeof *expected), *y = xmallocarray((size_t)count, sizeof *y);
     float *first = xmallocarray((size_t)count, sizeof *first);

@@ -314,7 +314,8 @@ static void check_loss(int64_t d, bool differences)
     static const float cross[N] = {1, 0, 0.25f, 0, 0}, distill[N] = {0, 1, 0.75f, 0, 1};
     double lse[N], teacher_lse[N], cost[2 * N], total = 0, *at;
     int32_t last[N];
-    struct loss_case c = {N, d, {last, cross, distill, lse, NULL, teacher_lse}, cost};
+    struct loss_case c = {N, d, {.target = last, .cross = cross, .distill = distill, .lse = lse,
+                                 .teacher_lse = teacher_lse}, cost};
     float *x = normal("x", N * d), *teacher = normal("t", N * d), *gradient = normal("x", N * d);
 
     for (int i = 0; i < N; i++)
@@ -357,7 +358,87 @@ static void test_losses(void)
     check_loss(49152, false);
 }
 
+/* ---- deviations of states ---- */
+
+struct deviation_case {
+    int64_t n, d;
+    bool add;
+    const float *x, *y, *weight;
+    double *cost;
+};
+
+static double deviation_value(const struct objective *objective, const double *x)
+{
+    const struct deviation_case *c = objective->context;
+    double sum = 0;
+
+    for (int64_t i = 0; i < c->n; i++) {
+        double apart = 0, size = 0;
+
+        for (int64_t j = 0; j < c->d; j++) {
+            double y = (double)c->y[i * c->d + j];
+
+            apart += (x[i * c->d + j] - y) * (x[i * c->d + j] - y);
+            size += y * y;
+        }
+        sum += (double)c->weight[i] * apart / size;
+    }
+    return sum;
+}
+
+static void run_deviation(const struct device *device, void *context, float *dx)
+{
+    const struct deviation_case *c = context;
+
+    device->deviation(dx, c->add, c->x, c->y, c->weight, c->n, c->d, c->cost);
+}
+
+/* Row 3 isn't counted, so its numbers may be anything. */
+static void check_deviation(int64_t d, bool differences)
+{
+    enum { N = 5 };
+    static const float weight[N] = {1, 0.5f, -2, 0, 3};
+    float *x = normal("x", N * d), *y = normal("y", N * d), *start = normal("dx", N * d), *dx = normal("dx", N * d);
+    double cost[N], expected[N];
+    struct deviation_case c = {N, d, d % 2, x, y, weight, cost};
+    struct objective objective = {deviation_value, &c};
+
+    for (int64_t i = 0; i < N; i++)              /* not near 0 */
+        y[i * d] += copysignf(1, y[i * d]);
+    if (differences) {
+        c.add = false;
+        run_deviation(&device_reference, &c, dx);
+        check_gradient(objective, x, dx, N * d, "deviation");
+        c.add = true;
+        run_deviation(&device_reference, &c, dx);
+        for (int64_t j = 0; j < N * d; j++)
+            dx[j] /= 2;
+        check_gradient(objective, x, dx, N * d, "deviation, added");
+    }
+    for (int64_t j = 0; j < d; j++)
+        x[3 * d + j] = y[3 * d + j] = NAN;
+    check_all(run_deviation, &c, start, N * d, 100 * u * (norm(x, 3, d, d) + norm(start, N, d, d) + 1), "deviation");
+    c.cost = expected;
+    run_deviation(&device_reference, &c, dx);
+    assert_true(expected[3] == 0 && cost[3] == 0);
+    for (int i = 0; i < N; i++)
+        CHECK_AT_MOST(fabs(cost[i] - expected[i]), 1e-12 * (1 + expected[i]), "cost of a row");
+    free(x);
+    free(y);
+    free(start);
+    free(dx);
+}
+
+static void test_deviations(void)
+{
+    check_deviation(7, true);
+    check_deviation(33, true);
+    for (int i = 0; i < N_SIZE; i++)
+        check_deviation(sizes[i], false);
+}
+
 CHECK_MAIN({"rms_norm backwards: the definition against differences", test_norm_differences},
            {"silu backwards: the definition against differences", test_silu_differences},
            {"rows backwards, AdamW, sums of squares", test_rows}, {"AdamW, step by step", test_adamw},
-           {"rope and hadamard backwards", test_turns}, {"attention backwards", test_attend}, {"losses", test_losses})
+           {"rope and hadamard backwards", test_turns}, {"attention backwards", test_attend}, {"losses", test_losses},
+           {"deviations of states", test_deviations})
