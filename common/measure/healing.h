@@ -49,8 +49,8 @@ int healing_forecast(struct healing *healing, double link);
 
 /* Of all ranks, of which the first has the folder and the log. EX_USAGE where they have other models, texts or options.
  * Makes the folder, and goes on from its newest whole state. A line of JSON per step goes to the log; every
- * checkpoint_every steps a state, `checkpoint-STEP`, of which the last two are kept. Errors are those of trainer_step(),
- * of snapshot.h and of teacher_logits_read(): one rank that has the last of these ends all. EX_CANTCREAT where another
+ * checkpoint_every steps a state, `checkpoint-STEP`, of which the last two are kept. Errors are of trainer_step(), of
+ * snapshot.h and of teacher_logits_read(): one rank that has the last of these ends all. EX_CANTCREAT where another
  * process has the folder. */
 int healing_run(struct healing *healing);
 
