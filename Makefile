@@ -40,7 +40,7 @@ SANITIZE := $(if $(SAN),-fsanitize=address$(,)undefined -fno-sanitize-recover=al
 override CFLAGS += -std=gnu11 -ffp-contract=off $(WARN) -D_GNU_SOURCE -Icommon -MMD -MP $(SANITIZE)
 # Debian's msgpack-c lost its old name after version 4.
 MSGPACK = $(if $(findstring /,$(shell $(CC) -print-file-name=libmsgpackc.so)),-lmsgpackc,-lmsgpack-c)
-LDLIBS = $(MSGPACK) -ljansson -lpcre2-8 -lutf8proc -llapacke -lopenblas -lm
+LDLIBS = $(MSGPACK) -ljansson -lpcre2-8 -lutf8proc -llapacke -lopenblas -lm -ldl
 # In check builds a warning is an error. Not part of the flags stamp, or each change between build and check would rebuild all.
 WERROR := $(if $(filter check%,$(MAKECMDGOALS)),-Werror)
 

@@ -1,5 +1,6 @@
 /* heal - train what was cut of a model: cores, scales and norms, on a text, to be like the dense model again. */
 #include "base/error.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/number.h"
@@ -14,15 +15,17 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
 static const struct program program = {
     .name = "heal",
     .operands = "MODEL DATA...",
     .purpose = "Train what was cut of a model, on a text, to be like the dense model again.",
     .details = "MODEL is a directory, a GGUF file or a stream; DATA are texts, or JSON, lines or an array, with "
                "\"text\" or conversations (\"messages\", ShareGPT's \"conversations\", Alpaca's \"instruction\", "
-               "\"input\", \"output\"), '-' for standard input, cut into windows whose order --seed says; documents don't see "
-               "each other. A tensor stream of the model goes to standard output, with what was trained in place of what it "
-               "was; all else is as it came. The embedding, and a head that is the embedding, are never trained.",
+               "\"input\", \"output\"), '-' for standard input, cut into windows whose order --seed says; documents "
+               "don't see each other. A tensor stream of the model goes to standard output, with what was trained in "
+               "place of what it was; all else is as it came. The embedding, and a head that is the embedding, are "
+               "never trained.",
     .example = "  mpo-decompose model --chi 8 -o cut.tns\n"
                "  echo 'Once upon a time, there was a girl named Lily.' > text\n"
                "  heal cut.tns text --teacher model --steps 3 --context 8 -o healed.tns",
@@ -30,6 +33,7 @@ static const struct program program = {
     .parse = heal_parse,
     .common = OPTION_OUTPUT | OPTION_THREADS | OPTION_SEED | OPTION_MATCH | OPTION_DEVICE,
 };
+
 struct job {
     const struct device *device;
     struct selection selection;
@@ -59,8 +63,8 @@ static int64_t steps_for(const struct training_text *text)
 
 static int read_texts(struct job *job, const struct loader *loader)
 {
-    struct training_text_options how = {heal_options.context, common_options.seed, heal_options.all, heal_options.template,
-                                        heal_options.date, heal_options.limit};
+    struct training_text_options how = {heal_options.context, common_options.seed, heal_options.all,
+                                        heal_options.template, heal_options.date, heal_options.limit};
     int rc = training_text_open(&job->text, heal_options.data, heal_options.count, loader, &how);
 
     if (!rc && heal_options.eval_text) {
@@ -117,7 +121,21 @@ static struct json *about(const struct job *job)
     return all;
 }
 
-static int inputs_check(void)
+/* Those that were started, or with --plan any number. */
+static int choose_ranks(struct ranks **ranks)
+{
+    int plan = heal_options.plan, rc = ranks_open(ranks);
+
+    if (rc || plan <= 0 || plan == (*ranks)->count)
+        return rc;
+    if ((*ranks)->count == 1)
+        return *ranks = ranks_imagine(plan), EX_OK;
+    rc = ranks_agree(*ranks, fail(EX_USAGE, "--plan=%d, but %d ranks were started", plan, (*ranks)->count));
+    ranks_close(*ranks, rc);
+    return rc;
+}
+
+static int inputs_check(const struct ranks *ranks)
 {
     const char **inputs = xmallocarray((size_t)heal_options.count + 2, sizeof *inputs);
     int count = 0, rc;
@@ -129,8 +147,23 @@ static int inputs_check(void)
     if (heal_options.eval_text)
         inputs[count++] = heal_options.eval_text;
     rc = passage_one_stream(inputs, count);
+    for (int i = 0; i < count && !rc && ranks->count > 1; i++)
+        if (file_is_stdin(inputs[i]))
+            rc = fail(EX_USAGE, "standard input goes to one of %d ranks: all of them need a file", ranks->count);
     free(inputs);
     return rc;
+}
+
+/* That what is asked for can be done here, by so many. */
+static int check(const struct device *device, const struct ranks *ranks)
+{
+    if (!device->products(heal_options.products))
+        return fail(EX_UNAVAILABLE, "--products %s: this processor can't (AVX512-BF16), or not on this device",
+                    product_names[heal_options.products]);
+    if (heal_options.scope == SCOPE_BLOCK && ranks->count > 1)
+        return fail(EX_USAGE, "--scope block is for one process: the states that leave a block go on in its memory, "
+                    "%d ranks were started", ranks->count);
+    return inputs_check(ranks);
 }
 
 static void set_healing(struct job *job)
@@ -146,11 +179,11 @@ static void set_healing(struct job *job)
     if (heal_options.teacher_logits)
         json_put(job->history, "teacher_logits", teacher_logits_about(&job->logits));
     job->healing = (struct healing){.lock = -1, .log_fd = -1, .block = -1, .trainer = &job->trainer,
-                                    .text = &job->text, .batch = heal_options.batch,
-                                    .logits = heal_options.teacher_logits ? &job->logits : NULL,
-                                    .accumulate = heal_options.accumulate, .work = job->work,
+                                    .text = &job->text, .logits = heal_options.teacher_logits ? &job->logits : NULL,
+                                    .ranks = heal_options.training.ranks, .batch = heal_options.batch,
+                                    .accumulate = heal_options.accumulate, .work = job->work, .log = heal_options.log,
                                     .products = heal_options.products,
-                                    .log = heal_options.log, .checkpoint_every = heal_options.checkpoint_every,
+                                    .checkpoint_every = heal_options.checkpoint_every,
                                     .evaluation = heal_options.eval_text ? &job->evaluation : NULL,
                                     .evaluate_every = heal_options.eval_every};
 }
@@ -183,7 +216,7 @@ static int prepare_blocks(struct job *job)
 static int prepare(struct job *job)
 {
     const struct parameters *p = &job->parameters;
-    int rc = inputs_check();
+    int rc = check(job->device, heal_options.training.ranks);
 
     job->selection = (struct selection){.classes = heal_options.classes, .match = &common_options.match,
                                         .blocks = heal_options.training.loss == LOSS_FEATURE};
@@ -201,12 +234,14 @@ static int prepare(struct job *job)
         return rc;
     set_healing(job);
     job->healing.about = job->about = about(job);
-    return healing_plan(&job->healing);
+    return healing_plan(&job->healing, !heal_options.plan);
 }
 
 static int train(struct job *job)
 {
-    return heal_options.scope == SCOPE_BLOCK ? healing_blocks_run(&job->blocks) : healing_run(&job->healing);
+    if (heal_options.scope == SCOPE_BLOCK)
+        return ranks_agree(job->healing.ranks, healing_blocks_run(&job->blocks));
+    return healing_run(&job->healing);
 }
 
 /* ---- the model, with what was trained ---- */
@@ -244,30 +279,44 @@ static int change_tensor(void *context, const char *name, struct tensor *tensor)
     return job->held ? job->held : store_vector(&job->parameters, name, tensor, stored_dtype());
 }
 
+/* The first rank does. */
 static int write_model(struct job *job)
 {
+    if (heal_options.training.ranks->rank)
+        return EX_OK;
     common_options.input = heal_options.model;
     return filter_run(&(struct filter){.program = program.name, .doing = "writing", .options = json_clone(job->history),
                                        .wants = wants, .change = change, .wants_tensor = wants,
                                        .change_tensor = change_tensor, .context = job});
 }
 
+static int run(struct job *job)
+{
+    struct ranks *ranks = heal_options.training.ranks;
+    int rc = ranks_agree(ranks, prepare(job));
+
+    if (!rc && heal_options.plan)
+        return ranks_agree(ranks, healing_forecast(&job->healing, (double)heal_options.link));
+    if (!rc && !(rc = train(job)))
+        rc = ranks_agree(ranks, write_model(job));
+    healing_blocks_close(&job->blocks, !rc);
+    healing_close(&job->healing, !rc);
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     struct job job = {.healing = {.lock = -1, .log_fd = -1}, .logits.fd = -1};
+    struct ranks *ranks;
     int rc;
 
     heal_options.training = training_usual;
     options_parse(&program, argc, argv);
-    if ((rc = device_choose(common_options.device, &job.device)))
+    if ((rc = device_choose(common_options.device, &job.device)) || (rc = choose_ranks(&ranks)))
         return rc;
-    if (!job.device->products(heal_options.products))
-        return fail(EX_UNAVAILABLE, "--products %s: this processor can't (AVX512-BF16), or not on this device",
-                    product_names[heal_options.products]);
-    if (!(rc = prepare(&job)) && !(rc = train(&job)))
-        rc = write_model(&job);
-    healing_blocks_close(&job.blocks, !rc);
-    healing_close(&job.healing, !rc);
+    heal_options.training.ranks = ranks;
+    rc = run(&job);
+    ranks_close(ranks, rc);
     trainer_close(&job.trainer);
     parameters_close(&job.parameters);
     network_free(&job.student);

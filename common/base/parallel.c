@@ -3,13 +3,16 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/number.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Rounds often follow each other within microseconds, and waking a sleeper takes longer than that: who waits spins this
  * long before it sleeps. */
@@ -52,6 +55,14 @@ int parallel_threads(void)
     if (threads_wanted <= 0)
         threads_wanted = processors();
     return threads_wanted;
+}
+
+void parallel_share(int processes)
+{
+    long all = sysconf(_SC_NPROCESSORS_ONLN) / processes;
+
+    if (threads_wanted <= 0)
+        threads_wanted = (int)least(processors(), most(all, 1));
 }
 
 static void pause_briefly(void)
@@ -122,14 +133,20 @@ static void wait_for_workers(void)
     pthread_mutex_unlock(&pool.lock);
 }
 
+static void leave_signals(void)  /* to the main thread */
+{
+    sigset_t all;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+}
+
 static void *worker(void *argument)
 {
     int thread = (int)(intptr_t)argument;
     uint64_t seen;
-    sigset_t all;
 
-    sigfillset(&all);                            /* signals are the main thread's */
-    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    leave_signals();
     pthread_mutex_lock(&pool.lock);              /* held until the first round of this worker has begun */
     seen = atomic_load(&pool.round) - 1;
     pthread_mutex_unlock(&pool.lock);
@@ -199,4 +216,38 @@ void parallel_for(int64_t count, void (*body)(void *context, int64_t item, int t
     begin_round(threads);
     take_items(0);
     wait_for_workers();
+}
+
+/* ---- beside them ---- */
+
+struct parallel_beside {
+    pthread_t id;
+    void (*body)(void *);
+    void *context;
+};
+
+static void *run_beside(void *argument)
+{
+    struct parallel_beside *thread = argument;
+
+    leave_signals();
+    thread->body(thread->context);
+    return NULL;
+}
+
+struct parallel_beside *parallel_beside(void (*body)(void *), void *context)
+{
+    struct parallel_beside *thread = xmalloc(sizeof *thread);
+    int error;
+
+    *thread = (struct parallel_beside){.body = body, .context = context};
+    if ((error = pthread_create(&thread->id, NULL, run_beside, thread)))
+        die(EX_OSERR, "cannot start a thread: %s", strerror(error));
+    return thread;
+}
+
+void parallel_join(struct parallel_beside *thread)
+{
+    pthread_join(thread->id, NULL);
+    free(thread);
 }

@@ -22,49 +22,56 @@ enum { KEPT = 2 };               /* states */
 
 static const char prefix[] = "checkpoint-";
 
-/* ---- memory ---- */
+/* ---- ranks do the same ---- */
 
-static double mib(int64_t bytes)
+static struct json *all_options(const struct healing *h)
 {
-    return (double)bytes / 0x1p20;
+    struct json *all = json_clone(h->about);
+
+    json_put(all, "shard", json_make_bool(h->trainer->training.shard));
+    json_put(all, "work", json_make_bool(h->work != NULL));
+    json_put(all, "checkpoint_every", json_make_int(h->checkpoint_every));
+    json_put(all, "evaluated_windows", json_make_int(h->evaluation ? h->evaluation->windows : 0));
+    json_put(all, "evaluate_every", json_make_int(h->evaluate_every));
+    return all;
 }
 
-/* What would fit, for the message. */
-static char *smaller(const struct healing *h, double limit)
+/* What only one of them has is a difference, too. */
+static int compare(struct json *own, struct json *first)
 {
-    struct trainer with_less = *h->trainer;
+    struct json *const both[] = {own, first};
 
-    with_less.training.memory = 0;
-    for (int64_t batch = h->batch; batch; batch /= 2) {
-        struct trainer_memory m = trainer_memory(&with_less, batch * h->text->context, 2);
+    for (int i = 0; i < 2; i++)
+        for (void *m = json_first(both[i]); m; m = json_following(both[i], m)) {
+            const struct json *one = json_at(own, json_key(m)), *other = json_at(first, json_key(m));
+            char *mine, *theirs;
 
-        if ((double)m.total <= limit)
-            return xasprintf("--batch %lld --accumulate %lld --memory 0 takes %.0f MiB; --scope block holds "
-                             "one block at a time", (long long)batch,
-                             (long long)(divide_up(h->batch, batch) * h->accumulate), mib(m.total));
-    }
-    return xasprintf("not even --batch 1 --memory 0 fits: take --scope block, which holds one block at a time, "
-                     "a shorter --context, or --train less");
+            if (one && other && json_same(one, other))
+                continue;
+            mine = one ? json_write(one, 0) : xstrdup("nothing");
+            theirs = other ? json_write(other, 0) : xstrdup("nothing");
+            fail(EX_USAGE, "another model, text or other options than those of rank 0: \"%s\" is %s, not %s",
+                 json_key(m), mine, theirs);
+            free(mine);
+            free(theirs);
+            return EX_USAGE;
+        }
+    return EX_OK;
 }
 
-int healing_plan(const struct healing *h)
+static int compare_ranks(const struct healing *h)
 {
-    struct trainer_memory m = trainer_memory(h->trainer, h->batch * h->text->context, h->accumulate);
-    double limit = memory_limit();
-    char *fits, *teacher = h->logits ? xasprintf("no teacher but the top %lld of its logits, from a file",
-                                                 (long long)h->logits->top.k) :
-                                       xasprintf("teacher %.1f", mib(m.teacher));
-    int rc;
+    struct json *own = all_options(h), *first;
+    char *text = h->ranks->rank ? NULL : json_write(own, 0), *shared = ranks_text(h->ranks, text);
+    int rc = EX_DATAERR;
 
-    note("memory: %.1f MiB: weights %.1f, %s, gradients and moments %.1f, results of blocks %.1f, logits %.1f",
-         mib(m.total), mib(m.weights), teacher, mib(m.trained), mib(m.blocks), mib(m.logits));
-    free(teacher);
-    if ((double)m.total <= limit)
-        return EX_OK;
-    fits = smaller(h, limit);
-    rc = fail(EX_OSERR, "%.0f MiB of memory would be needed, there are %.0f; %s", mib(m.total), limit / 0x1p20, fits);
-    free(fits);
-    return rc;
+    if ((first = json_parse(shared, strlen(shared), "options of rank 0")))
+        rc = compare(own, first);
+    json_drop(own);
+    json_drop(first);
+    free(text);
+    free(shared);
+    return ranks_agree(h->ranks, rc);
 }
 
 /* ---- the folder ---- */
@@ -109,8 +116,8 @@ int64_t *healing_states(const struct healing *h, int *count)
 
 void healing_remove_states(const struct healing *h, int kept)
 {
-    int count;
-    int64_t *step = healing_states(h, &count);
+    int count = 0;
+    int64_t *step = h->ranks->rank ? NULL : healing_states(h, &count);
 
     for (int i = kept; i < count; i++) {
         char *path = healing_state_path(h, step[i]);
@@ -123,7 +130,7 @@ void healing_remove_states(const struct healing *h, int kept)
 
 int healing_open_folder(struct healing *h)
 {
-    if (!h->work)
+    if (!h->work || h->ranks->rank)
         return EX_OK;
     if (mkdir(h->work, 0777) && errno != EEXIST)
         return fail(EX_CANTCREAT, "cannot create '%s':", h->work);
@@ -139,6 +146,8 @@ int healing_open_log(struct healing *h)
 {
     struct stat about;
 
+    if (h->ranks->rank)
+        return EX_OK;
     h->log_path = h->log ? xstrdup(h->log) : h->work ? file_join(h->work, "log") : NULL;
     if (!h->log_path)
         return EX_OK;
@@ -164,11 +173,22 @@ static bool is_of_block(const struct healing *h, int64_t number)
     return h->block < 0 || (number > h->behind && number <= h->behind + h->trainer->training.steps);
 }
 
+/* Those of rank 0, which has them. */
+static int64_t *shared_states(const struct healing *h, int *count)
+{
+    int64_t *step = h->ranks->rank ? NULL : healing_states(h, count);
+
+    h->ranks->broadcast(h->ranks, count, sizeof *count);
+    step = xreallocarray(step, (size_t)*count + 1, sizeof *step);
+    h->ranks->broadcast(h->ranks, step, (size_t)*count * sizeof *step);
+    return step;
+}
+
 int healing_resume(struct healing *h)
 {
     struct json *position = NULL;
-    int count, i, rc = EX_OK;
-    int64_t *step = healing_states(h, &count);
+    int count = 0, i, rc = EX_OK;
+    int64_t *step = shared_states(h, &count);
 
     for (i = 0; i < count && !position; i++) {
         char *path = healing_state_path(h, step[i]);
@@ -270,46 +290,73 @@ static void show(struct healing *h, const struct stepped *s)
     progress_step(label);
     inform("%sstep %lld: loss %.4f, gradient %.3g, rate %.3g, %.0f tokens/s", block, (long long)h->trainer->step,
            s->loss, s->norm, s->rate, speed);
+    if (h->ranks->count > 1)
+        inform("step %lld: %.4f s of messages, of which %.4f s were waited for", (long long)step, s->seconds.busy,
+               s->seconds.waited);
 }
 
-static int add_batch(struct healing *h)
+/* Micro-batch number i of this rank's. */
+static int add_batch(struct healing *h, int64_t i)
 {
-    struct micro_batch batch = training_text_batch(h->text, h->window, h->batch);
-    int rc = h->logits ? teacher_logits_read(h->logits, h->text, h->window, h->batch) : EX_OK;
+    int64_t first = h->window + (h->ranks->rank * h->own_count + i) * h->own_batch;
+    struct micro_batch batch = training_text_batch(h->text, first, h->own_batch);
+    int rc = h->logits ? teacher_logits_read(h->logits, h->text, first, h->own_batch) : EX_OK;
 
+    batch.last = i + 1 == h->own_count;
     batch.top = h->logits ? &h->logits->top : NULL;
     if (!rc && h->add)
-        rc = h->add(h->context, &batch, h->window);
+        rc = h->add(h->context, &batch, first);
     else if (!rc)
         trainer_add(h->trainer, &batch);
-    h->window += h->batch;
-    for (int i = 0; i < batch.sequences; i++)
-        h->tokens += batch.length[i];
     training_batch_free(&batch);
     return rc;
 }
 
-/* The perplexity of the whole evaluation text in windows; negative where none is due. */
+int healing_add(struct healing *h, int64_t first)
+{
+    int rc = EX_OK;
+
+    for (int64_t i = first; i < h->own_count && !rc; i++)
+        rc = add_batch(h, i);
+    if (rc && h->ranks->count > 1)
+        h->ranks->abort(h->ranks, rc);           /* the others wait for what this one would send */
+    return rc;
+}
+
+static int take_step(struct healing *h, struct stepped *stepped)
+{
+    int rc = healing_add(h, 0);
+
+    if (rc || (rc = trainer_step(h->trainer, stepped)))
+        return rc;
+    h->window += h->batch * h->accumulate;
+    h->tokens += stepped->tokens;
+    return EX_OK;
+}
+
+/* The perplexity of the whole evaluation text in windows, which the ranks take in turn; negative where none is due. */
 static double evaluate(struct healing *h)
 {
-    int64_t step = h->trainer->step, counted = 0;
+    int64_t step = h->trainer->step, counted = 0, batch = h->own_batch;
     bool last = step == h->trainer->training.steps;
-    double cross = 0;
+    double cross = 0, sums[2];
 
     if (!h->evaluation || (!last && (!h->evaluate_every || step % h->evaluate_every)))
         return -1;
     h->trainer->student->device->products(PRODUCTS_F32);
-    for (int64_t first = 0; first < h->evaluation->windows; first += h->batch) {
-        struct micro_batch batch = training_text_batch(h->evaluation, first,
-                                                       least(h->batch, h->evaluation->windows - first));
+    for (int64_t first = batch * h->ranks->rank; first < h->evaluation->windows; first += batch * h->ranks->count) {
+        struct micro_batch part = training_text_batch(h->evaluation, first,
+                                                      least(batch, h->evaluation->windows - first));
 
-        trainer_measure(h->trainer, &batch, &cross, &counted);
-        training_batch_free(&batch);
+        trainer_measure(h->trainer, &part, &cross, &counted);
+        training_batch_free(&part);
     }
     h->trainer->student->device->products(h->products);
-    note("step %lld: perplexity %.3f of %lld tokens", (long long)step, exp(cross / (double)counted),
-         (long long)counted);
-    return exp(cross / (double)counted);
+    sums[0] = cross;
+    sums[1] = (double)counted;
+    h->ranks->sum(h->ranks, sums, 2);
+    note("step %lld: perplexity %.3f of %.0f tokens", (long long)step, exp(sums[0] / sums[1]), sums[1]);
+    return exp(sums[0] / sums[1]);
 }
 
 void healing_start(struct healing *h)
@@ -326,12 +373,11 @@ int healing_steps(struct healing *h)
     int rc = EX_OK;
 
     while (!rc && h->trainer->step < steps) {
-        for (int64_t i = 0; i < h->accumulate && !rc; i++)
-            rc = add_batch(h);
-        if (!rc && !(rc = trainer_step(h->trainer, &stepped)) && !(rc = write_log(h, &stepped, evaluate(h))))
+        if (!(rc = take_step(h, &stepped)) && !(rc = write_log(h, &stepped, evaluate(h))))
             show(h, &stepped);
-        if (!rc && h->work && h->checkpoint_every && h->trainer->step % h->checkpoint_every == 0)
-            rc = save(h);
+        if (!(rc = ranks_agree(h->ranks, rc)) && h->work && h->checkpoint_every
+            && h->trainer->step % h->checkpoint_every == 0)
+            rc = ranks_agree(h->ranks, save(h));
     }
     return rc;
 }
@@ -341,7 +387,9 @@ int healing_run(struct healing *h)
     int rc;
 
     h->all_steps = h->trainer->training.steps;
-    if ((rc = healing_open_folder(h)) || (h->work && (rc = healing_resume(h))) || (rc = healing_open_log(h)))
+    if ((rc = compare_ranks(h)) || (rc = ranks_agree(h->ranks, healing_open_folder(h)))
+        || (h->work && (rc = ranks_agree(h->ranks, healing_resume(h))))
+        || (rc = ranks_agree(h->ranks, healing_open_log(h))))
         return rc;
     healing_start(h);
     rc = healing_steps(h);

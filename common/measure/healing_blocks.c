@@ -170,8 +170,8 @@ int healing_blocks_plan(const struct healing_blocks *b)
     char *fits = NULL;
     int rc;
 
-    note("memory: %.1f MiB: hidden states %.1f, and at first the embedding %.1f, then a block %.1f, the teacher's %.1f, "
-         "gradients and moments %.1f, results %.1f", mib(m->total), mib(m->hidden), mib(m->embedding),
+    note("memory: %.1f MiB: hidden states %.1f, and at first the embedding %.1f, then a block %.1f, the teacher's "
+         "%.1f, gradients and moments %.1f, results %.1f", mib(m->total), mib(m->hidden), mib(m->embedding),
          mib(m->training.weights), mib(m->training.teacher), mib(m->training.trained), mib(m->training.blocks));
     if ((double)m->total <= limit)
         return EX_OK;

@@ -56,7 +56,7 @@ struct healing_blocks {
  * blocks can't be compared, and what loader.h says. */
 int healing_blocks_survey(struct healing_blocks *blocks);
 
-/* healing_plan() and healing_run() of blocks. healing needs a folder. */
+/* healing_plan() and healing_run() of blocks, in one process. healing needs a folder. */
 int healing_blocks_plan(const struct healing_blocks *blocks);
 int healing_blocks_run(struct healing_blocks *blocks);
 

@@ -193,6 +193,8 @@ int healing_blocks_run(struct healing_blocks *b)
 
     h->add = add_states;
     h->context = b;
+    h->own_batch = h->batch;
+    h->own_count = h->accumulate;
     h->all_steps = b->count * b->training->steps;
     rc = run(b);
     if (b->started)

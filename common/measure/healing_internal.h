@@ -10,15 +10,14 @@ char *healing_state_path(const struct healing *healing, int64_t step);
 /* The steps of all states, newest first; the caller's. */
 int64_t *healing_states(const struct healing *healing, int *count);
 
-/* Removes states but for the newest so many. */
+/* Removes states but for the newest so many; rank 0 does. */
 void healing_remove_states(const struct healing *healing, int kept);
 
+/* Both of rank 0. The log is as it was at the state, of log_bytes: what came behind comes again. */
 int healing_open_folder(struct healing *healing);
-
-/* The log as it was at the state, of log_bytes: what came behind comes again. */
 int healing_open_log(struct healing *healing);
 
-/* Goes on from the newest whole state of the block, or of the model. */
+/* All ranks go on from the newest whole state of the block, or of the model. */
 int healing_resume(struct healing *healing);
 
 /* Where it is, for states, and back there. */
@@ -28,5 +27,9 @@ void healing_take(struct healing *healing, const struct json *position);
 /* Starts the clock and the progress line, and takes the steps that are left. */
 void healing_start(struct healing *healing);
 int healing_steps(struct healing *healing);
+
+/* Adds the micro-batches that this rank has in this step, from number first on. Errors of teacher_logits_read() and of
+ * healing->add; of one of many ranks it doesn't return. */
+int healing_add(struct healing *healing, int64_t first);
 
 #endif

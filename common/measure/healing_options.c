@@ -11,7 +11,7 @@
 enum { KEY_TEACHER = 1, KEY_LOSS, KEY_MIX, KEY_TRAIN, KEY_STEPS, KEY_BATCH, KEY_CONTEXT, KEY_ACCUMULATE, KEY_RATE,
        KEY_SCHEDULE, KEY_WARMUP, KEY_CLIP, KEY_DECAY, KEY_BETAS, KEY_MEMORY, KEY_LOG, KEY_DTYPE, KEY_TOKENS, KEY_EPOCHS,
        KEY_SKIP, KEY_WORK, KEY_CHECKPOINT, KEY_EVAL_EVERY, KEY_EVAL_TEXT, KEY_ALL, KEY_TEMPLATE, KEY_DATE,
-       KEY_PRODUCTS, KEY_LIMIT, KEY_LOGITS, KEY_SCOPE };
+       KEY_SHARD, KEY_PLAN, KEY_LINK, KEY_PRODUCTS, KEY_LIMIT, KEY_LOGITS, KEY_SCOPE };
 
 static const struct {
     const char *name;
@@ -34,7 +34,7 @@ const struct argp_option heal_table[] = {
     {"mix", KEY_MIX, "W", 0, "of --loss mix: W times ce, 1 - W times kl (default: 0.5)", 1},
     {"scope", KEY_SCOPE, "SCOPE", 0, "model: all blocks together (the default); block: one after the other, each to "
      "give what the teacher's block does for the states that leave those before it; only one block of each model is in "
-     "memory. Steps, and what is said in steps, are of each block", 1},
+     "memory, of one process. Steps, and what is said in steps, are of each block", 1},
     {"train", KEY_TRAIN, "LIST", 0, "what is trained: cores, norms, scales of packed cores, matrices that are whole, "
      "joined by commas, or all: the first three (the default)", 1},
     {NULL, 0, NULL, 0, "How long:", 2},
@@ -70,13 +70,20 @@ const struct argp_option heal_table[] = {
     {"eval-text", KEY_EVAL_TEXT, "FILE", 0, "measure the perplexity of FILE, in windows of the same size, at the "
      "end", 5},
     {"eval-every", KEY_EVAL_EVERY, "N", 0, "and every N steps", 5},
-    {NULL, 0, NULL, 0, "Of all:", 6},
+    {NULL, 0, NULL, 0, "Many processes, which share each step (mpirun -n N heal ...):", 6},
+    {"shard", KEY_SHARD, NULL, 0, "share the optimizer's moments and its work out, too (ZeRO, stage 1): less memory, "
+     "the same numbers", 6},
+    {"plan", KEY_PLAN, "N", OPTION_ARG_OPTIONAL, "train nothing: measure a step as one of N ranks (default: those that "
+     "were started) has it, and print the memory, messages and time that it takes", 6},
+    {"link", KEY_LINK, "SIZE", 0, "of --plan: SIZE bytes a second from each rank to the others (default: as fast as "
+     "memory is copied here)", 6},
+    {NULL, 0, NULL, 0, "Of all:", 7},
     {"dtype", KEY_DTYPE, "TYPE", 0, "store trained cores and norms as f32, f16 or bf16 (default: as they were, packed "
-     "ones rounded to nearest in their format); where scales are trained, codes stay", 6},
+     "ones rounded to nearest in their format); where scales are trained, codes stay", 7},
     {"products", KEY_PRODUCTS, "TYPE", 0, "multiply in f32 (the default), or in bf16, summed in f32: faster where the "
-     "processor can, and less exact; perplexities on the way are measured in f32", 6},
+     "processor can, and less exact; perplexities on the way are measured in f32", 7},
     {"memory", KEY_MEMORY, "SIZE", 0, "spend up to SIZE bytes on results that would otherwise be computed twice "
-     "(default: 1G); with --scope block: on hidden states, which are in a file in $TMPDIR otherwise", 6},
+     "(default: 1G); with --scope block: on hidden states, which are in a file in $TMPDIR otherwise", 7},
     {0},
 };
 
@@ -125,6 +132,8 @@ static void check_loss(void)
             "feature", loss_names[t->loss]);
     if (block && heal_options.eval_text)
         die(EX_USAGE, "--scope block has no whole model to measure on --eval-text: evaluate does it behind");
+    if (block && heal_options.plan)
+        die(EX_USAGE, "--scope block is for one process, and --plan for steps of a whole model");
     if (heal_options.teacher && logits)
         die(EX_USAGE, "--teacher, --teacher-logits: one of them is the teacher");
     if (logits && !strcmp(logits, "-"))
@@ -151,6 +160,8 @@ static void check(void)
         die(EX_USAGE, "--steps, --tokens, --epochs: one of them says how long");
     if (heal_options.eval_every && !heal_options.eval_text)
         die(EX_USAGE, "--eval-every needs --eval-text");
+    if (heal_options.link && !heal_options.plan)
+        die(EX_USAGE, "--link needs --plan");
     check_loss();
     if (!heal_options.classes)
         heal_options.classes = TRAIN_ALL;
@@ -216,6 +227,12 @@ static error_t parse_way(int key, const char *value)
         return heal_options.template = value, 0;
     case KEY_DATE:
         return heal_options.date = value, 0;
+    case KEY_SHARD:
+        return heal_options.training.shard = true, 0;
+    case KEY_PLAN:
+        return heal_options.plan = value ? (int)option_int("--plan", value, 1, RANKS_MOST) : -1, 0;
+    case KEY_LINK:
+        return heal_options.link = option_size("--link", value, 1), 0;
     case KEY_LIMIT:
         return heal_options.limit = option_int("--limit", value, 1, (int64_t)1 << 50), 0;
     default:

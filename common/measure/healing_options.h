@@ -23,6 +23,8 @@ struct heal_options {
     enum scope scope;
     int64_t batch, accumulate;
     int64_t context;             /* 0: HEAL_CONTEXT, or what the model takes */
+    int plan;                    /* for so many ranks; -1: for those that there are; 0: no plan, a training */
+    int64_t link;                /* bytes a second; 0: not given */
     enum products products;
     int dtype;                   /* in dtype_float_names; -1: as it is stored */
 

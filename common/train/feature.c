@@ -1,4 +1,5 @@
 /* feature.c - states that are to be the teacher's: of a whole model on its way back, and of one block by itself. */
+#include "base/clock.h"
 #include "base/memory.h"
 #include "train/trainer_internal.h"
 
@@ -83,6 +84,7 @@ void trainer_add_states(struct trainer *t, int64_t layer, const struct micro_bat
     struct way way = way_of(batch);
     int32_t *next = xmallocarray((size_t)way.n, sizeof *next);
     float *cross = xmallocarray((size_t)way.n, 2 * sizeof *cross);
+    double start = clock_seconds(), turn;
     struct stay stay;
 
     if (t->micro_batches++)
@@ -93,9 +95,12 @@ void trainer_add_states(struct trainer *t, int64_t layer, const struct micro_bat
     student->device->upload(stay.x, states, (size_t)(way.n * student->config.d_model) * sizeof *states);
     run_teacher(t, layer, &way, &stay);
     block_keep(&student->forward, block, layer, way.span, way.n_span, stay.x, stay.y, way.n, stay.kept);
+    turn = clock_seconds();
     deviate(t, &way, stay.y, stay.target, stay.dx, false);
     block_back(&student->forward, block, &t->parameters->block[layer], layer, way.span, way.n_span, stay.x, stay.dx,
                way.n, stay.kept);
+    t->seconds.forward += turn - start;
+    t->seconds.backward += clock_seconds() - turn;
     free(way.span);
     free(next);
     free(cross);

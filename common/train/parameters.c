@@ -1,6 +1,7 @@
 /* parameters.c - lists what is trained, and adds gradients of micro-batches. */
 #include "train/parameters.h"
 #include "base/memory.h"
+#include "base/number.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +98,21 @@ static float *zeros(const struct device *device, int64_t floats)
     return memory;
 }
 
+/* Into segments. */
+static void cut(struct parameters *p)
+{
+    p->block_segment = xcalloc((size_t)p->n_layer + 2, sizeof *p->block_segment);
+    for (int64_t block = 0; block <= p->n_layer; block++) {
+        p->block_segment[block] = p->segments;
+        for (int64_t first = p->block_first[block], n; first < p->block_first[block + 1]; first += n) {
+            n = least(p->block_first[block + 1] - first, RANKS_FLOATS);
+            p->segment = xreallocarray(p->segment, (size_t)p->segments + 1, sizeof *p->segment);
+            p->segment[p->segments++] = (struct segment){.first = first, .count = n};
+        }
+    }
+    p->block_segment[p->n_layer + 1] = p->segments;
+}
+
 bool parameters_find(struct parameters *parameters, struct network *network, const struct selection *selection)
 {
     struct parameters *p = parameters;
@@ -104,17 +120,21 @@ bool parameters_find(struct parameters *parameters, struct network *network, con
 
     *p = (struct parameters){.device = network->device, .n_layer = network->config.n_layer,
                              .first_layer = network->config.n_layer,
-                             .block = xcalloc((size_t)network->config.n_layer, sizeof *p->block)};
+                             .block = xcalloc((size_t)network->config.n_layer, sizeof *p->block),
+                             .block_first = xcalloc((size_t)network->config.n_layer + 2, sizeof *p->block_first)};
     for (int64_t layer = 0; layer < p->n_layer; layer++) {
         int before = p->count;
 
+        p->block_first[layer] = p->floats;
         list_block(&l, network, layer);
         if (p->count > before && p->first_layer == p->n_layer)
             p->first_layer = layer;
     }
+    p->block_first[p->n_layer] = p->floats;
     if (!selection->blocks)
         list_norm(&l, "model.norm.weight", network->head.norm, network->config.d_model, &p->head_norm);
     list_matrix(&l, "lm_head.weight", network->head.own);
+    p->block_first[p->n_layer + 1] = p->floats;
     if (!p->count) {
         parameters_close(p);
         return false;
@@ -122,6 +142,8 @@ bool parameters_find(struct parameters *parameters, struct network *network, con
     p->gradient = zeros(p->device, p->floats);
     for (int i = 0; i < p->count; i++)
         *p->list[i].trainable.gradient = p->gradient + p->list[i].first;
+    cut(p);
+    parameters_share(p, 0, 1, false);
     return true;
 }
 
@@ -130,6 +152,35 @@ int parameters_open(struct parameters *parameters, struct network *network, cons
     if (!parameters_find(parameters, network, selection))
         return fail(EX_USAGE, "nothing to train: the model has none of the numbers asked for");
     return EX_OK;
+}
+
+void parameters_share(struct parameters *p, int rank, int count, bool shard)
+{
+    p->moments = 0;
+    for (int i = 0; i < p->segments; i++) {
+        struct segment *s = &p->segment[i];
+        int64_t first = shard ? ranks_part(s->count, rank, count) : 0;
+        int64_t end = shard ? ranks_part(s->count, rank + 1, count) : s->count;
+
+        s->mine = s->first + first;
+        s->mine_count = end - first;
+        s->moments = p->moments;
+        p->moments += s->mine_count;
+    }
+}
+
+bool parameters_stretch(const struct parameters *p, int64_t first, int64_t end, int *at, struct stretch *stretch)
+{
+    for (; *at < p->count; ++*at) {
+        const struct parameter *one = &p->list[*at];
+        int64_t from = most(first, one->first), to = least(end, one->first + one->trainable.count);
+
+        if (from >= to)
+            continue;
+        *stretch = (struct stretch){one, from - one->first, to - from, from};
+        return ++*at, true;
+    }
+    return false;
 }
 
 void parameters_close(struct parameters *parameters)
@@ -147,6 +198,9 @@ void parameters_close(struct parameters *parameters)
     p->device->release(p->square);
     free(p->list);
     free(p->block);
+    free(p->block_first);
+    free(p->block_segment);
+    free(p->segment);
     *p = (struct parameters){0};
 }
 
@@ -182,8 +236,8 @@ void parameters_moments(struct parameters *p)
 {
     if (p->mean)
         return;
-    p->mean = zeros(p->device, p->floats);
-    p->square = zeros(p->device, p->floats);
+    p->mean = zeros(p->device, most(p->moments, 1));
+    p->square = zeros(p->device, most(p->moments, 1));
 }
 
 void parameters_carry(struct parameters *p)
@@ -201,13 +255,17 @@ void parameters_carry(struct parameters *p)
     parameters_clear(p);
 }
 
-void parameters_sum(struct parameters *p)
+/* The last one would take the place of the first level that is free, and the sum goes up from there. */
+void parameters_add(struct parameters *p, int64_t first, int64_t count)
 {
     for (size_t i = 0; i < sizeof p->level / sizeof *p->level; i++)
-        if (p->full[i]) {
-            p->device->add_scaled(p->gradient, p->level[i], 1, p->floats);
-            p->full[i] = false;
-        }
+        if (p->full[i])
+            p->device->add_scaled(p->gradient + first, p->level[i] + first, 1, count);
+}
+
+void parameters_added(struct parameters *p)
+{
+    memset(p->full, 0, sizeof p->full);
 }
 
 void parameter_download(const struct parameters *p, const struct parameter *parameter, const float *from, float *host)

@@ -10,13 +10,39 @@
 
 enum { VALUES = 1, ALL = 3 };     /* parts: values, mean, square */
 enum { HEAD = 16, SUM = 8, TEXT_MOST = 1 << 24 };
+enum { LINE = 16 };              /* floats of a row that is copied: segments are whole ones */
 
 static const char magic[] = "LAPSNAP1";
 
-/* All numbers of a parameter: values; mean, square, which are [floats] of all parameters. */
+/* All numbers of a parameter: its values; its moments, mean or square, while they are in the places of gradients. */
 static float *part_of(const struct parameters *p, const struct parameter *one, int part)
 {
-    return part == 0 ? one->trainable.values : (part == 1 ? p->mean : p->square) + one->first;
+    return part == 0 ? one->trainable.values : p->gradient + one->first;
+}
+
+/* Moments of this rank between their own place and that of gradients, which are zero between steps. */
+static void move_moments(const struct parameters *p, int part, bool back)
+{
+    float *moments = part == 1 ? p->mean : p->square;
+
+    for (int i = 0; i < p->segments; i++) {
+        const struct segment *s = &p->segment[i];
+        float *own = moments + s->moments, *place = p->gradient + s->mine;
+
+        p->device->copy(back ? own : place, LINE, back ? place : own, LINE, s->mine_count / LINE, LINE);
+    }
+}
+
+/* Those of all ranks. */
+static void gather_moments(const struct trainer *t, int part)
+{
+    const struct parameters *p = t->parameters;
+    struct ranks *ranks = t->training.ranks;
+
+    move_moments(p, part, false);
+    for (int i = 0; i < p->segments && t->training.shard; i++)
+        ranks->gather_start(ranks, p->gradient + p->segment[i].first, p->segment[i].count);
+    ranks->wait(ranks);
 }
 
 static struct json *steps_of(const struct trainer *t, const struct json *about, const struct json *position)
@@ -39,12 +65,16 @@ static int put(struct output *output, struct hash *hash, const void *data, size_
     return output_write(output, data, size);
 }
 
-static int put_numbers(struct output *output, struct hash *hash, const struct parameters *p, int parts)
+/* Rank 0 writes. */
+static int put_numbers(struct output *output, struct hash *hash, const struct trainer *t, int parts, int rc)
 {
-    int rc = EX_OK;
+    struct parameters *p = t->parameters;
+    bool writes = !t->training.ranks->rank;
 
-    for (int part = 0; part < parts; part++)
-        for (int i = 0; i < p->count && !rc; i++) {
+    for (int part = 0; part < parts; part++) {
+        if (part)
+            gather_moments(t, part);
+        for (int i = 0; i < p->count && !rc && writes; i++) {
             size_t bytes = (size_t)p->list[i].trainable.count * sizeof(float);
             float *host = xaligned(bytes, 1);
 
@@ -52,31 +82,47 @@ static int put_numbers(struct output *output, struct hash *hash, const struct pa
             rc = put(output, hash, host, bytes);
             free(host);
         }
+    }
+    parameters_clear(p);
+    return rc;
+}
+
+/* What comes before the numbers. */
+static int put_text(struct output *output, struct hash *hash, const struct trainer *t, const struct json *about,
+                    const struct json *position)
+{
+    struct json *tree = steps_of(t, about, position);
+    char *text = json_write(tree, 0);
+    uint64_t length = strlen(text);
+    int rc;
+
+    if (!(rc = put(output, hash, magic, 8)) && !(rc = put(output, hash, &length, sizeof length)))
+        rc = put(output, hash, text, length);
+    free(text);
+    json_drop(tree);
     return rc;
 }
 
 static int write_parts(const char *path, const struct trainer *t, const struct json *about,
                        const struct json *position, int parts)
 {
-    struct json *tree = steps_of(t, about, position);
-    char *text = json_write(tree, 0);
+    bool writes = !t->training.ranks->rank;
     struct hash *hash = hash_new();
-    uint64_t length = strlen(text), sum;
-    struct output output;
-    int rc = output_open(&output, path, true);
+    struct output output = {.fd = -1};
+    uint64_t sum;
+    int rc = writes ? output_open(&output, path, true) : EX_OK;
 
     if (parts == ALL)
         parameters_moments(t->parameters);
-    if (!rc && !(rc = put(&output, hash, magic, 8)) && !(rc = put(&output, hash, &length, sizeof length))
-        && !(rc = put(&output, hash, text, length)) && !(rc = put_numbers(&output, hash, t->parameters, parts))) {
-        sum = hash_value(hash);
-        if (!(rc = output_write(&output, &sum, sizeof sum)))
-            rc = output_commit(&output);
-    }
-    output_close(&output);
+    if (writes && !rc)
+        rc = put_text(&output, hash, t, about, position);
+    rc = put_numbers(&output, hash, t, parts, rc);
+    sum = hash_value(hash);
+    if (writes && !rc && !(rc = output_write(&output, &sum, sizeof sum)))
+        rc = output_commit(&output);
+    if (writes)
+        output_close(&output);
     hash_free(hash);
-    free(text);
-    json_drop(tree);
     return rc;
 }
 
@@ -133,22 +179,34 @@ static int check_sum(int fd, const char *path, int64_t size)
     return rc;
 }
 
-static int take_numbers(int fd, const char *path, int64_t at, struct parameters *p, int parts)
+/* Rank 0 reads. */
+static int take_numbers(int fd, const char *path, int64_t at, struct trainer *t, int parts)
 {
+    struct parameters *p = t->parameters;
+    struct ranks *ranks = t->training.ranks;
     int rc = EX_OK;
 
     if (parts == ALL)
         parameters_moments(p);
-    for (int part = 0; part < parts; part++)
-        for (int i = 0; i < p->count && !rc; i++) {
+    for (int part = 0; part < parts; part++) {
+        for (int i = 0; i < p->count; i++) {
             size_t bytes = (size_t)p->list[i].trainable.count * sizeof(float);
             float *host = xaligned(bytes, 1);
 
-            if (!(rc = file_read_at(fd, path, host, bytes, at)))
+            if (!ranks->rank && !rc)
+                rc = file_read_at(fd, path, host, bytes, at);
+            ranks->broadcast(ranks, &rc, sizeof rc);
+            if (!rc) {
+                ranks->broadcast(ranks, host, bytes);
                 p->device->upload(part_of(p, &p->list[i], part), host, bytes);
+            }
             at += (int64_t)bytes;
             free(host);
         }
+        if (part)
+            move_moments(p, part, true);
+    }
+    parameters_clear(p);
     return rc;
 }
 
@@ -177,28 +235,52 @@ static int check_text(const char *path, const struct json *tree, const struct tr
     return EX_OK;
 }
 
-static int read_parts(const char *path, struct trainer *t, const struct json *about, struct json **position, int parts)
+/* Opens the file and reads its text. */
+static int open_state(const char *path, const struct trainer *t, const struct json *about, int parts, int *fd,
+                      int64_t *at, struct json **tree)
 {
-    int64_t size, at = 0;
-    struct json *tree = NULL;
-    int fd, rc = file_open(path, &fd, &size);
+    int64_t size;
+    int opened, rc = file_open(path, &opened, &size);
 
     if (rc)
         return rc;
-    if (size >= HEAD + SUM && (rc = check_sum(fd, path, size))) {
-        close(fd);
+    *fd = opened;
+    if (size >= HEAD + SUM && (rc = check_sum(*fd, path, size)))
         return rc;
-    }
-    if (!(tree = read_text(fd, path, size, &at)))
-        rc = EX_DATAERR;
-    if (!rc && !(rc = check_text(path, tree, t, about, size - SUM - at, parts))
-        && !(rc = take_numbers(fd, path, at, t->parameters, parts))) {
-        t->step = json_as_int(json_at(tree, "step"), 0);
-        t->updates = json_as_int(json_at(tree, "updates"), 0);
-        *position = json_keep(json_at(tree, "position"));
-    }
+    if (!(*tree = read_text(*fd, path, size, at)))
+        return EX_DATAERR;
+    return check_text(path, *tree, t, about, size - SUM - *at, parts);
+}
+
+/* What rank 0 has read, for all. */
+static void take_text(struct trainer *t, const struct json *tree, struct json **position)
+{
+    char *own = tree ? json_write(tree, 0) : NULL, *text = ranks_text(t->training.ranks, own);
+    struct json *all = json_parse(text, strlen(text), "the state");
+
+    t->step = json_as_int(json_at(all, "step"), 0);
+    t->updates = json_as_int(json_at(all, "updates"), 0);
+    *position = json_keep(json_at(all, "position"));
+    json_drop(all);
+    free(own);
+    free(text);
+}
+
+static int read_parts(const char *path, struct trainer *t, const struct json *about, struct json **position, int parts)
+{
+    struct ranks *ranks = t->training.ranks;
+    struct json *tree = NULL;
+    int fd = -1, rc = EX_OK;
+    int64_t at = 0;
+
+    if (!ranks->rank)
+        rc = open_state(path, t, about, parts, &fd, &at, &tree);
+    ranks->broadcast(ranks, &rc, sizeof rc);
+    if (!rc && !(rc = take_numbers(fd, path, at, t, parts)))
+        take_text(t, tree, position);
     json_drop(tree);
-    close(fd);
+    if (fd >= 0)
+        close(fd);
     return rc;
 }
 

@@ -10,8 +10,11 @@
 #include "base/json.h"
 #include "train/trainer.h"
 
-/* Writes it aside, syncs, renames. about says what is trained, on what and how; position is the caller's. EX_CANTCREAT,
- * EX_IOERR after a message: then path is as it was. */
+/* Both between two steps, by all ranks; rank 0 writes and reads the file, which is the same for any number of ranks:
+ * one that some have written others go on from.
+ *
+ * Writes it aside, syncs, renames. about says what is trained, on what and how; position is the caller's.
+ * EX_CANTCREAT, EX_IOERR after a message: then path is as it was, and other ranks have EX_OK. */
 int snapshot_write(const char *path, const struct trainer *trainer, const struct json *about,
                    const struct json *position);
 
@@ -20,7 +23,7 @@ int snapshot_write_done(const char *path, const struct trainer *trainer, const s
                         const struct json *position);
 
 /* Brings the trainer to what was written; *position is the caller's. EX_USAGE after a message where about is another,
- * EX_DATAERR where the file is damaged, EX_NOINPUT, EX_IOERR: then the trainer is as it was. */
+ * EX_DATAERR where the file is damaged, EX_NOINPUT, EX_IOERR, on all ranks: then the trainer is as it was. */
 int snapshot_read(const char *path, struct trainer *trainer, const struct json *about, struct json **position);
 int snapshot_read_done(const char *path, struct trainer *trainer, const struct json *about, struct json **position);
 

@@ -1,7 +1,9 @@
 /* trainer.c - micro-batches forwards and backwards, and steps. */
 #include "train/trainer.h"
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/number.h"
+#include "train/exchange.h"
 #include "train/loss.h"
 #include "train/trainer_internal.h"
 
@@ -34,7 +36,7 @@ int trainer_open(struct trainer *trainer, struct network *student, struct networ
                  struct parameters *parameters, const struct training *training)
 {
     *trainer = (struct trainer){.student = student, .teacher = teacher, .training = *training,
-                                .parameters = parameters};
+                                .parameters = parameters, .unsent = parameters->n_layer + 1};
     assert(teacher || training->loss == LOSS_CE || training->top);
     if (training->loss == LOSS_FEATURE && (teacher->config.d_model != student->config.d_model
                                            || teacher->config.n_layer != student->config.n_layer))
@@ -44,6 +46,9 @@ int trainer_open(struct trainer *trainer, struct network *student, struct networ
     if (teacher && training->loss != LOSS_CE && teacher->config.vocab_size != student->config.vocab_size)
         return fail(EX_DATAERR, "the teacher has a vocabulary of %lld tokens, the model one of %lld",
                     (long long)teacher->config.vocab_size, (long long)student->config.vocab_size);
+    if (!trainer->training.ranks)
+        trainer->training.ranks = ranks_alone();
+    parameters_share(parameters, trainer->training.ranks->rank, trainer->training.ranks->count, training->shard);
     return EX_OK;
 }
 
@@ -100,14 +105,18 @@ static void lay_out(struct trainer *t, struct way *way)
     way->shared = way->own + (layers - way->first_kept) * way->kept;
 }
 
-/* Gradients of micro-batches are added in a tree: one for each bit of their number, and moments. */
+/* Gradients of micro-batches are added in a tree: one for each bit of their number. */
 int64_t trainer_trained(const struct trainer *t, int64_t accumulate)
 {
-    int64_t sums = 0;
+    const struct parameters *p = t->parameters;
+    int64_t sums = 0, floats;
 
     while (accumulate > 1 && accumulate >> sums)
         sums++;
-    return t->parameters->floats * (3 + sums) * (int64_t)sizeof(float);
+    floats = p->floats * (1 + sums) + 2 * p->moments;
+    if (t->training.ranks->count > 1)
+        floats += least(p->floats, RANKS_FLOATS);
+    return floats * (int64_t)sizeof(float);
 }
 
 struct trainer_memory trainer_memory(const struct trainer *t, int64_t rows, int64_t accumulate)
@@ -169,6 +178,8 @@ static void back_student(struct trainer *t, struct way *way)
         block_back(&student->forward, &student->block[layer], &t->parameters->block[layer], layer, way->span,
                    way->n_span, input_of(t, way, layer), way->dx, way->n, kept_of(way, layer));
         t->held = -1;
+        if (way->last)
+            exchange_send(t, layer);
     }
 }
 
@@ -214,6 +225,7 @@ void trainer_weigh(struct trainer *t, const struct micro_batch *batch, int32_t *
             target[row] = next ? batch->token[row + 1] : 0;
             cross[row] = counts ? (float)cross_weight : 0;
             distill[row] = counts ? (float)(1 - cross_weight) : 0;
+            t->tokens++;
             t->counted += counts;
         }
 }
@@ -235,7 +247,9 @@ void trainer_add(struct trainer *t, const struct micro_batch *batch)
     int32_t *target = xmallocarray((size_t)way.n, sizeof *target);
     float *cross = xmallocarray((size_t)way.n, 2 * sizeof *cross), *distill = cross + way.n;
     const float *teacher_x = NULL;
+    double start = clock_seconds(), turn;
 
+    way.last = batch->last;
     if (t->micro_batches++)
         parameters_carry(t->parameters);         /* the one before */
     trainer_weigh(t, batch, target, cross, distill);
@@ -245,11 +259,16 @@ void trainer_add(struct trainer *t, const struct micro_batch *batch)
     if (t->training.loss != LOSS_CE && t->teacher)
         teacher_x = run_forward(t, t->teacher, &way, batch->token);
     run_student(t, &way, batch->token);
+    turn = clock_seconds();
     if (way.targets)
         t->student->device->clear(way.dx, way.n * t->student->config.d_model);
     else
         loss_back(t, input_of(t, &way, t->student->config.n_layer), teacher_x, target, cross, distill, way.n, way.dx);
+    if (way.last)
+        exchange_send(t, t->student->config.n_layer);
     back_student(t, &way);
+    t->seconds.forward += turn - start;
+    t->seconds.backward += clock_seconds() - turn;
     free(way.span);
     free(target);
     free(cross);
@@ -275,23 +294,6 @@ void trainer_measure(struct trainer *t, const struct micro_batch *batch, double 
 
 /* ---- steps ---- */
 
-static void update(struct trainer *t, double factor)
-{
-    struct parameters *p = t->parameters;
-    struct adamw step = {.rate = training_rate(&t->training, t->step - 1), .beta1 = t->training.beta1,
-                         .beta2 = t->training.beta2, .epsilon = t->training.epsilon, .factor = factor,
-                         .step = t->updates};
-
-    parameters_moments(p);
-    for (int i = 0; i < p->count; i++) {
-        const struct parameter *one = &p->list[i];
-
-        step.decay = one->class & (TRAIN_CORES | TRAIN_MATRICES) ? t->training.decay : 0;
-        p->device->adamw(one->trainable.values, p->gradient + one->first, p->mean + one->first, p->square + one->first,
-                         &step, one->trainable.count);
-    }
-}
-
 static int skip(struct trainer *t, struct stepped *stepped)
 {
     long long step = t->step + 1;
@@ -305,36 +307,53 @@ static int skip(struct trainer *t, struct stepped *stepped)
     return EX_OK;
 }
 
-int trainer_step(struct trainer *t, struct stepped *stepped)
+/* The sums of all ranks, and means; what was added up begins anew. */
+static struct stepped finish(struct trainer *t)
 {
-    struct parameters *p = t->parameters;
-    double count = (double)t->counted, weight = t->training.cross_weight, factor = 1;
-    struct stepped s = {.counted = t->counted, .rate = training_rate(&t->training, t->step)};
+    double norm = exchange_finish(t), count = (double)t->counted, weight = t->training.cross_weight;
+    struct stepped s = {.counted = t->counted, .tokens = t->tokens, .rate = training_rate(&t->training, t->step)};
 
-    *stepped = s;
-    if (!t->counted)
-        return fail(EX_DATAERR, "step %lld: no token counts", (long long)t->step + 1);
-    if (t->micro_batches > 1) {
-        parameters_carry(p);
-        parameters_sum(p);
+    if (t->counted) {
+        s.cross = t->cross / count;
+        s.divergence = t->divergence / count;
+        s.norm = norm / count;
     }
-    s.cross = t->cross / count;
-    s.divergence = t->divergence / count;
     s.loss = t->training.loss == LOSS_MIX ? weight * s.cross + (1 - weight) * s.divergence : s.cross + s.divergence;
-    s.norm = sqrt(p->device->sum_squares(p->gradient, p->floats)) / count;
-    *stepped = s;
     t->cross = t->divergence = 0;
-    t->counted = t->micro_batches = 0;
-    if (!isfinite(s.loss) || !isfinite(s.norm)) {
-        parameters_clear(p);
-        return skip(t, stepped);
-    }
+    t->counted = t->tokens = t->micro_batches = 0;
+    return s;
+}
+
+static int change(struct trainer *t, struct stepped *s)
+{
+    double factor = 1;
+
+    if (!s->counted)
+        return fail(EX_DATAERR, "step %lld: no token counts", (long long)t->step + 1);
+    if (!isfinite(s->loss) || !isfinite(s->norm))
+        return skip(t, s);
     t->skipped = 0;
-    if (t->training.clip > 0 && s.norm > t->training.clip)
-        factor = t->training.clip / s.norm;
+    if (t->training.clip > 0 && s->norm > t->training.clip)
+        factor = t->training.clip / s->norm;
     t->step++;
     t->updates++;
-    update(t, factor / count);
-    parameters_clear(p);
+    exchange_update(t, factor / (double)s->counted);
     return EX_OK;
+}
+
+int trainer_step(struct trainer *t, struct stepped *stepped)
+{
+    struct ranks *ranks = t->training.ranks;
+    double start = clock_seconds();
+    int rc;
+
+    *stepped = finish(t);
+    rc = change(t, stepped);
+    parameters_clear(t->parameters);
+    stepped->seconds = t->seconds;
+    stepped->seconds.update = clock_seconds() - start - t->seconds.waited;
+    stepped->seconds.busy = ranks->busy;
+    t->seconds = (struct trainer_seconds){0};
+    ranks->busy = 0;
+    return rc;
 }

@@ -34,6 +34,8 @@ struct training {
     double rate, beta1, beta2, epsilon, decay;   /* decay: of cores and matrices; norms and scales have none */
     double clip;                 /* of the gradient's norm over all that is trained; 0: none */
     int64_t memory;              /* bytes for what blocks keep, besides one block's */
+    struct ranks *ranks;         /* that train together, borrowed; NULL: this process alone */
+    bool shard;                  /* each rank has and updates its part of the moments */
     int64_t top;                 /* ids of each token that micro-batches bring from an absent teacher; 0: none */
     bool skip;                   /* a step whose loss or gradient isn't finite changes nothing, and it goes on */
 };
@@ -45,7 +47,10 @@ extern const struct training training_usual;
  * cosine or a straight line from 1 at the first step to 0 behind the last, or 1. */
 double training_rate(const struct training *training, int64_t step);
 
-/* Sequences: tokens one behind the other (host), and how many each has. Tokens count where their cost does: with
+/* A step is shared by ranks as micro-batches are: sums over all of them. What it gives is equal, byte for byte, for
+ * equal numbers of ranks, with and without shares of moments.
+ *
+ * Sequences: tokens one behind the other (host), and how many each has. Tokens count where their cost does: with
  * LOSS_KL and LOSS_FEATURE all, otherwise those with a next one in their sequence. counts (NULL: all do) may take more
  * out: 0 for a token that isn't to be predicted from. */
 struct micro_batch {
@@ -53,7 +58,14 @@ struct micro_batch {
     const int64_t *length;
     int sequences;
     const unsigned char *counts;
+    bool last;                   /* of its step: gradients set out for other ranks while it is under way */
     const struct loss_top *top;  /* of all tokens, with training.top; whatever it says of those that don't count */
+};
+
+/* Seconds of a step: forwards (the teacher, too), backwards, for what is done behind that (without waiting), waiting
+ * for other ranks; and those in which messages were under way. */
+struct trainer_seconds {
+    double forward, backward, update, waited, busy;
 };
 
 /* What a step did. Losses are means over tokens that count. */
@@ -62,8 +74,9 @@ struct stepped {
                                                   * LOSS_FEATURE the deviation is the divergence */
     double norm;                 /* of the gradient, before it was clipped */
     double rate;
-    int64_t counted;
+    int64_t counted, tokens;
     bool skipped;                /* something wasn't finite */
+    struct trainer_seconds seconds;
 };
 
 struct trainer {
@@ -76,7 +89,9 @@ struct trainer {
     /* Private: sums since the last step, and memory on the device that grows on demand. */
     double cross, divergence;
     const struct loss_top *top;  /* of the micro-batch on its way */
-    int64_t counted, micro_batches, skipped;     /* skipped: in a row */
+    int64_t counted, tokens, micro_batches, skipped;     /* skipped: in a row */
+    int64_t unsent;              /* gradients of blocks before this one aren't on their way yet */
+    struct trainer_seconds seconds;
     float *memory, *forward_x, *forward_keys;
     int64_t rows, held;          /* room; the block whose results the shared memory has, -1: none */
 };
@@ -87,11 +102,13 @@ int trainer_open(struct trainer *trainer, struct network *student, struct networ
                  struct parameters *parameters, const struct training *training);
 void trainer_close(struct trainer *trainer);
 
-/* Adds the gradients of a micro-batch. Token ids are below the vocabulary's size, lengths at most max_position. */
+/* Adds the gradients of a micro-batch of this rank. Token ids are below the vocabulary's size, lengths at most
+ * max_position. */
 void trainer_add(struct trainer *trainer, const struct micro_batch *batch);
 
 /* The same with LOSS_FEATURE for one block: the states [rows, d_model] (host) of the batch's tokens enter it in both
- * models, of which no more than this block need be there; its deviation alone counts. */
+ * models, of which no more than this block need be there; its deviation alone counts. Nothing sets out for other ranks
+ * before trainer_step(). */
 void trainer_add_states(struct trainer *trainer, int64_t layer, const struct micro_batch *batch, const float *states);
 
 /* Changes what is trained by the gradients added since the last step. EX_DATAERR after a message, with nothing
@@ -104,9 +121,9 @@ int trainer_step(struct trainer *trainer, struct stepped *stepped);
  * number. */
 void trainer_measure(struct trainer *trainer, const struct micro_batch *batch, double *cross, int64_t *counted);
 
-/* Bytes that a training takes at once, with micro-batches of so many rows, several of them to a step. */
+/* Bytes that a training takes at once on each rank, with micro-batches of so many rows, several of them to a step. */
 struct trainer_memory {
-    int64_t weights, teacher, trained, blocks, logits, total;    /* trained: gradients, sums of them, moments */
+    int64_t weights, teacher, trained, blocks, logits, total;    /* trained: gradients, their sums, moments, messages */
 };
 
 struct trainer_memory trainer_memory(const struct trainer *trainer, int64_t rows, int64_t accumulate);

@@ -13,6 +13,7 @@ struct way {
     int64_t n, first_kept;
     float *x;                    /* [n_layer + 1][n, d_model] */
     float *dx;
+    bool last;                   /* micro-batch of the step */
     float *shared, *own;
     int64_t kept;                /* floats of the largest block */
     int64_t targets;             /* of LOSS_FEATURE: the last so many blocks are to give the teacher's states */
@@ -29,14 +30,15 @@ static inline int64_t trainer_line(int64_t floats)
 /* The sequences of a micro-batch; span is the caller's to free. */
 struct way way_of(const struct micro_batch *batch);
 
-/* What the rows cost: targets and weights, [n] each; how many rows count is added to trainer->counted. */
+/* What the rows cost: targets and weights, [n] each; how many rows count is added to trainer->counted, how many
+ * there are to trainer->tokens. */
 void trainer_weigh(struct trainer *trainer, const struct micro_batch *batch, int32_t *target, float *cross,
                    float *distill);
 
 /* The trainer's memory, of at least so many floats. */
 float *trainer_room(struct trainer *trainer, int64_t floats);
 
-/* Bytes of gradients, sums of them, and moments. */
+/* Bytes of gradients, sums of them, moments, and messages. */
 int64_t trainer_trained(const struct trainer *trainer, int64_t accumulate);
 
 /* Where the teacher's states are that leave this block. */

@@ -110,7 +110,7 @@ small() {
             break
         fi
         killed=$((killed + 1))
-        [ ! -e out.tns ]
+        [ ! -e out.tns ] || cmp whole.tns out.tns
         [ "$(find work -name 'checkpoint-*' | wc -l)" -le 3 ]
     done
     [ "$finished" ] || heal -q "$made/cut.tns" "${args[@]}" --work work -o out.tns
