@@ -47,7 +47,8 @@ const struct argp_option heal_table[] = {
      2},
     {"accumulate", KEY_ACCUMULATE, "N", 0, "N such batches to a step (default: 1)", 2},
     {NULL, 0, NULL, 0, "The optimizer, AdamW:", 3},
-    {"lr", KEY_RATE, "RATE", 0, "the highest learning rate (default: 0.001)", 3},
+    {"lr", KEY_RATE, "RATE", 0, "the highest learning rate (default: 0.001); of scales: relative to "
+     "their size", 3},
     {"schedule", KEY_SCHEDULE, "NAME", 0, "how it goes on from there: cosine (the default) or linear, down to 0, or "
      "constant", 3},
     {"warmup", KEY_WARMUP, "N", 0, "rise to it over N steps (default: 10)", 3},

@@ -101,6 +101,7 @@ static void update(struct trainer *t, const struct segment *segment, struct adam
     for (int at = 0; parameters_stretch(p, segment->mine, segment->mine + segment->mine_count, &at, &s);) {
         int64_t moments = segment->moments + s.first - segment->mine;
 
+        step->rate = training_rate(&t->training, t->step - 1) * s.parameter->unit;
         step->decay = s.parameter->class & (TRAIN_CORES | TRAIN_MATRICES) ? t->training.decay : 0;
         p->device->adamw(s.parameter->trainable.values + s.from, p->gradient + s.first, p->mean + moments,
                          p->square + moments, step, s.count);
@@ -113,9 +114,8 @@ void exchange_update(struct trainer *t, double factor)
     struct parameters *p = t->parameters;
     struct ranks *ranks = t->training.ranks;
     bool shared = t->training.shard && ranks->count > 1;
-    struct adamw step = {.rate = training_rate(&t->training, t->step - 1), .beta1 = t->training.beta1,
-                         .beta2 = t->training.beta2, .epsilon = t->training.epsilon, .factor = factor,
-                         .step = t->updates};
+    struct adamw step = {.beta1 = t->training.beta1, .beta2 = t->training.beta2, .epsilon = t->training.epsilon,
+                         .factor = factor, .step = t->updates};
     double start;
 
     parameters_moments(p);

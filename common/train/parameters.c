@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "base/number.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,13 +26,22 @@ struct listing {
     struct applied *applied;
 };
 
+/* Of scales and minima their root mean square as it is now; all others have 1. */
+static double unit_of(const struct parameters *p, unsigned class, const struct trainable *trainable)
+{
+    double squares = class == TRAIN_SCALES ? p->device->sum_squares(trainable->values, trainable->count) : 0;
+
+    return squares > 0 && isfinite(squares) ? sqrt(squares / (double)trainable->count) : 1;
+}
+
 static void add(struct listing *l, unsigned class, const struct trainable *trainable)
 {
     struct parameters *p = l->parameters;
 
     p->list = xreallocarray(p->list, (size_t)p->count + 1, sizeof *p->list);
     p->list[p->count++] = (struct parameter){.name = xstrdup(l->name), .class = class, .applied = l->applied,
-                                             .trainable = *trainable, .first = p->floats};
+                                             .trainable = *trainable, .first = p->floats,
+                                             .unit = unit_of(p, class, trainable)};
     p->floats += (trainable->count + LINE - 1) / LINE * LINE;
 }
 

@@ -29,6 +29,7 @@ struct parameter {
     struct applied *applied;     /* NULL: a norm */
     struct trainable trainable;  /* values and count of norms, too */
     int64_t first;               /* of its gradient, in floats */
+    double unit;                 /* of the learning rate, see struct training */
 };
 
 /* Floats of gradients that go to other ranks in one piece: of one block, or of the head, at most RANKS_FLOATS. */

@@ -31,7 +31,10 @@ struct training {
     double cross_weight;         /* of LOSS_MIX */
     int64_t steps, warmup;
     enum schedule schedule;
-    double rate, beta1, beta2, epsilon, decay;   /* decay: of cores and matrices; norms and scales have none */
+    double rate, beta1, beta2, epsilon, decay;   /* decay: of cores and matrices; norms and scales have none. AdamW's
+                                                  * steps are as long as the rate, whatever the numbers are: of scales
+                                                  * and minima it is taken times their root mean square before the
+                                                  * first step, since their unit is that of the weights */
     double clip;                 /* of the gradient's norm over all that is trained; 0: none */
     int64_t memory;              /* bytes for what blocks keep, besides one block's */
     struct ranks *ranks;         /* that train together, borrowed; NULL: this process alone */

@@ -253,6 +253,11 @@ def rate(step):
     return RATE * min(1, (step + 1) / WARMUP) * 0.5 * (1 + np.cos(np.pi * step / STEPS))
 
 
+def unit(label, parameter):
+    """Of the rate: scales and minima have their root mean square."""
+    return 1 if label.endswith(".0") else parameter.detach().square().mean().sqrt().item()
+
+
 def theirs(kind, sequences, top):
     """Losses and norms of the gradient, of 20 steps, or of 20 for each block."""
     model, operators = student("cut.tns")
@@ -261,10 +266,13 @@ def theirs(kind, sequences, top):
     named = [(label, p) for label, _, p in train(model, operators, read_dump("dump"), CORES | SCALES | NORMS)]
     teacher, lines = load("dense"), []
     for layer in range(len(model.model.layers)) if kind == "block" else [None]:
-        parameters = [p for label, p in named if layer is None or label.startswith(f"model.layers.{layer}.")]
-        optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.95), weight_decay=0)
+        own = [(label, p) for label, p in named if layer is None or label.startswith(f"model.layers.{layer}.")]
+        parameters = [p for _, p in own]
+        groups = [{"params": [p], "unit": unit(label, p)} for label, p in own]
+        optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), weight_decay=0)
         for step in range(STEPS):
-            optimizer.param_groups[0]["lr"] = rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step) * group["unit"]
             total, count = cost(model, teacher, kind, sequences, layer, top)
             optimizer.zero_grad()
             (total / count).backward()
