@@ -94,7 +94,7 @@ void loss_back(struct trainer *t, const float *x, const float *teacher_x, const 
         apply_keep(&application, 1, chunk.hidden, c->d_model, rows, chunk.kept);
         if (c->logits_scaling != 1)
             device->scale(chunk.logits, scaling, rows * c->vocab_size);
-        loss = rows_of(t, &chunk, teacher_x ? teacher_x + at : NULL, rows);
+        loss = rows_of(t, &chunk, teacher_x ? teacher_x + first * t->teacher->config.d_model : NULL, rows);
         loss.target = target + first;
         loss.cross = cross + first;
         loss.distill = distill + first;

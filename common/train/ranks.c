@@ -7,8 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { LINE = 16 };              /* floats of a cache line */
+enum {
+    LINE = 16,                   /* floats of a cache line */
+    LINGER = 200 * 1000 * 1000,  /* nanoseconds */
+};
 
 /* How many processes a launcher says that it started; 0: it doesn't say, or there is none. A Slurm batch script has the
  * variables of its job, those of a step only srun sets. */
@@ -40,6 +44,7 @@ int ranks_open(struct ranks **ranks)
 
 static char message[2048];       /* the last one of a rank other than 0 */
 static bool hushed;
+static bool spoke;               /* of what was agreed */
 static int agreed;
 
 void ranks_hush(int rank)
@@ -62,9 +67,14 @@ void ranks_speak(void)
 
 void ranks_close(struct ranks *ranks, int code)
 {
+    bool others = ranks->count > 1;
+
     if (code && code != agreed)
         ranks->abort(ranks, code);
     ranks->close(ranks);
+    /* A launcher ends all with the first one that ends with an error: that is to be the one that says what it was. */
+    if (code && !spoke && others)
+        nanosleep(&(struct timespec){.tv_nsec = LINGER}, NULL);
 }
 
 int ranks_agree(struct ranks *ranks, int code)
@@ -78,7 +88,8 @@ int ranks_agree(struct ranks *ranks, int code)
         if (codes[r] != 0)
             result = (int)codes[first = r];
     free(codes);
-    if (result && first == ranks->rank)
+    spoke = first == ranks->rank;
+    if (result && spoke)
         ranks_speak();
     return agreed = result;
 }
