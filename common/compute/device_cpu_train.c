@@ -306,7 +306,7 @@ static double lse_between(const struct pieces *p, const float *x, const int32_t 
         }
         at = end + 1;
     }
-    return largest + log(sum);
+    return sum != 0 ? largest + log(sum) : -INFINITY;
 }
 
 /* The k ids of a row one by one, the numbers between them with the kernel: the teacher's there are r exp(x - their

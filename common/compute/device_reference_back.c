@@ -249,7 +249,7 @@ static double lse_of_others(const float *x, int64_t d, const int32_t *id, int64_
             at++;
         else
             sum += exp(x[j] - largest);
-    return largest + log(sum);
+    return sum != 0 ? largest + log(sum) : -INFINITY;
 }
 
 /* Of the others q r / s = r exp(x - their lse). */
