@@ -328,12 +328,12 @@ measured() {
 }
 
 @test "a look at the model as it came: made once, redone where its settings change, deleted without harm" {
-    aware -j2 stories-keep60-q8-aware-dense stories-q3-rotate-r4-s8-aware >said
-    [ "$(grep -c LOOK said)" -eq 1 ]
+    aware -j2 stories-keep60-q8-aware-dense stories-q3-rotate-r4-s8-aware >"$BATS_TEST_TMPDIR/said"
+    [ "$(grep -c LOOK "$BATS_TEST_TMPDIR/said")" -eq 1 ]
     [ "$(measured keep60-q8-aware-dense 'matrices["cut"], matrices["packed"], matrices["residual"], matrices["turned"]')" = "(35, 35, 0, 0)" ]
     [ "$(measured q3-rotate-r4-s8-aware 'matrices["cut"], matrices["packed"], matrices["residual"], matrices["turned"]')" = \
         "(0, 35, 35, 35)" ]
-    grep -q '^35 have a term for what the first one loses, 35 are turned' said
+    grep -q '^35 have a term for what the first one loses, 35 are turned' "$BATS_TEST_TMPDIR/said"
     tensor-info --json "$R/stories/keep60-q8-aware-dense/model" | grep -q '"moments"'
     rm "$R/stories/dense/moments"
     run aware stories-keep60-q8-aware-dense
@@ -342,7 +342,6 @@ measured() {
     run aware stories-keep60-q8-aware-dense SEQUENCES=2
     [ "$(grep -c LOOK <<<"$output")" -eq 1 ]
     [ "$(grep -c PIPE <<<"$output")" -eq 5 ]
-    rm said
 }
 
 @test "block after block: a killed graph goes on where it was, a layer that is lost is made anew, to the same bytes" {
@@ -373,17 +372,16 @@ measured() {
     aware stories-keep50-q8-aware-cross >/dev/null
     [ "$(measured keep50-q8-aware-cross 'matrices["cut"], matrices["packed"]')" = "(35, 35)" ]
     aware SENSITIVITY= stories-3.5bpw >/dev/null
-    aware GRANITE=pipelines/models/stories260K granite-3.5bpw >said
-    [ "$(grep -c 'BLOCK\|CURVES' said)" -eq 11 ]
+    aware GRANITE=pipelines/models/stories260K granite-3.5bpw >"$BATS_TEST_TMPDIR/said"
+    [ "$(grep -c 'BLOCK\|CURVES' "$BATS_TEST_TMPDIR/said")" -eq 11 ]
     diff <(grep -v '^#' "$R/stories/3.5bpw/budget.plan") <(grep -v '^#' "$R/granite/3.5bpw/budget.plan")
     tensor-diff --tolerance 1e-6 "$R/stories/3.5bpw/model" "$R/granite/3.5bpw/model"
     [ -z "$(find "$R/granite" -name '*states*' -o -name 'moments' -o -name '.block*')" ]
-    rm said
 }
 
 @test "budgets: of bits per linear weight, of bytes in all, of parameters; the curves are made once" {
-    aware -j2 stories-3.5bpw stories-150.0KB stories-p60 >said
-    [ "$(grep -c CURVES said)" -eq 6 ]
+    aware -j2 stories-3.5bpw stories-150.0KB stories-p60 >"$BATS_TEST_TMPDIR/said"
+    [ "$(grep -c CURVES "$BATS_TEST_TMPDIR/said")" -eq 6 ]
     [ "$(measured 3.5bpw '3.2 < bpw_linear <= 3.5 and matrices["packed"] == 35')" = True ]
     [ "$(measured 150.0KB '140000 < whole["bytes"] - headers["bytes"] <= 150000')" = True ]
     [ "$(measured p60 '0.55 < linear["stored_parameters"] / linear["parameters"] <= 0.6 and matrices["packed"] == 0')" = True ]
@@ -393,38 +391,35 @@ measured() {
     [ "$(grep -c '"by": *"matrix".*"keep=0.3"' "$R/stories/dense/sensitivity-cut")" -eq 35 ]
     run aware stories-3.5bpw
     [[ $output != *CURVES* && $output != *ALLOT* && $output != *PIPE* ]]
-    rm said
 }
 
 @test "budgets: errors weighed by how much the model minds them, or alike; a killed look goes on" {
     aware stories-3.0bpw >/dev/null
     head -20 "$R/stories/dense/sensitivity-packed" >"$R/stories/dense/sensitivity-packed.part"
     rm "$R/stories/dense/sensitivity-packed"
-    aware stories-3.0bpw >said
-    [ "$(grep -c 'LOOK' said)" -eq 1 ]
+    aware stories-3.0bpw >"$BATS_TEST_TMPDIR/said"
+    [ "$(grep -c 'LOOK' "$BATS_TEST_TMPDIR/said")" -eq 1 ]
     [ "$(wc -l <"$R/stories/dense/sensitivity-packed")" -eq 35 ]
     [ ! -e "$R/stories/dense/sensitivity-packed.part" ]
-    grep -v '^#' "$R/stories/3.0bpw/budget.plan" >weighed
-    aware SENSITIVITY= stories-3.0bpw >said
-    [ "$(grep -c 'LOOK' said)" -eq 0 ]
-    run diff weighed <(grep -v '^#' "$R/stories/3.0bpw/budget.plan")
+    grep -v '^#' "$R/stories/3.0bpw/budget.plan" >"$BATS_TEST_TMPDIR/weighed"
+    aware SENSITIVITY= stories-3.0bpw >"$BATS_TEST_TMPDIR/said"
+    [ "$(grep -c 'LOOK' "$BATS_TEST_TMPDIR/said")" -eq 0 ]
+    run diff "$BATS_TEST_TMPDIR/weighed" <(grep -v '^#' "$R/stories/3.0bpw/budget.plan")
     [ "$status" -eq 1 ]
     run aware SENSITIVITY=layer stories-3.0bpw
     [ "$status" -ne 0 ]
     [[ $output == *"SENSITIVITY is 'layer'"* ]]
-    rm said weighed
 }
 
 @test "progressive: each stage looks at the result of the one before" {
-    aware -j2 stories-chi16-progressive >said
-    [ "$(grep -c LOOK said)" -eq 3 ]
+    aware -j2 stories-chi16-progressive >"$BATS_TEST_TMPDIR/said"
+    [ "$(grep -c LOOK "$BATS_TEST_TMPDIR/said")" -eq 3 ]
     [ "$(measured chi16-progressive 'matrices["cut"]')" = 35 ]
     [ "$(cat "$R/stories/chi16-progressive/sentence")" = "extract-layer $R/stories/chi16-progressive2/model \
 | mpo-decompose --moments $R/stories/chi16-progressive2/moments --match \\*.self_attn.[kv]_proj.weight --chi 16" ]
     [ "$(tensor-info "$R/stories/chi16-progressive1/model" | grep -c 'mlp.*_proj.* f16')" -eq 15 ]
     [ "$(tensor-info "$R/stories/chi16-progressive1/model" | grep -c 'self_attn.*_proj.* f16')" -eq 0 ]
     [ "$(tensor-info "$R/stories/chi16-progressive2/model" | grep -c '_proj.* f16')" -eq 25 ]
-    rm said
 }
 
 @test "shapes: as many parameters each, by a plan" {
@@ -499,12 +494,12 @@ documents() {
 
 @test "a report: each measurement is a file, made once, and all beside the source and the matrix SVD" {
     documents
-    graph -j2 stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 >said
-    [ "$(grep -c EVAL said)" -eq 20 ]
-    grep -q '^dense  *260,032 ' said
-    grep -q '^chi8-sites3: matrix SVD ' said
-    grep -q '^chi8-sites3\*  *[0-9,]* ' said
-    grep -q 'plain way' said
+    graph -j2 stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 >"$BATS_TEST_TMPDIR/said"
+    [ "$(grep -c EVAL "$BATS_TEST_TMPDIR/said")" -eq 20 ]
+    grep -q '^dense  *260,032 ' "$BATS_TEST_TMPDIR/said"
+    grep -q '^chi8-sites3: matrix SVD ' "$BATS_TEST_TMPDIR/said"
+    grep -q '^chi8-sites3\*  *[0-9,]* ' "$BATS_TEST_TMPDIR/said"
+    grep -q 'plain way' "$BATS_TEST_TMPDIR/said"
     python3 - "$R/stories" <<'PYTHON'
 import json, sys
 for steps in ("dense", "chi8-sites3", "chi8-sites3-svd"):
@@ -519,20 +514,19 @@ PYTHON
 
     run graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256
     [[ $output != *EVAL* && $output != *REPORT* && $output != *'up to date'* ]]
-    diff <(grep -A9 ^stories260K said) <(echo "$output")
+    diff <(grep -A9 ^stories260K "$BATS_TEST_TMPDIR/said") <(echo "$output")
 
     rm "$R/stories/chi8-sites3/boolq.json"
-    graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 >said
-    [ "$(grep EVAL said)" = "  EVAL    $R/stories/chi8-sites3/boolq.json" ]
-    [ "$(grep -c REPORT said)" -eq 1 ]
+    graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 >"$BATS_TEST_TMPDIR/said"
+    [ "$(grep EVAL "$BATS_TEST_TMPDIR/said")" = "  EVAL    $R/stories/chi8-sites3/boolq.json" ]
+    [ "$(grep -c REPORT "$BATS_TEST_TMPDIR/said")" -eq 1 ]
 
     graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 TASKS= BASELINES= TOKENS=300 \
-        KL_TOKENS=300 >said                          # one window: no standard error
-    [ "$(grep EVAL said | sort)" = "$(printf "  EVAL    $R/stories/chi8-sites3/%s.json\n" kl perplexity)" ]
+        KL_TOKENS=300 >"$BATS_TEST_TMPDIR/said"                          # one window: no standard error
+    [ "$(grep EVAL "$BATS_TEST_TMPDIR/said" | sort)" = "$(printf "  EVAL    $R/stories/chi8-sites3/%s.json\n" kl perplexity)" ]
     run graph table
     [ "$(grep -c 'measured in different ways' <<<"$output")" -eq 2 ]
     [ "$(sed -n '3,5s/  .*//p' <<<"$output")" = $'dense\nchi8-sites3: matrix SVD\nchi8-sites3*' ]
-    rm said
 }
 
 @test "a report's plan shows the measurements and touches no network" {
@@ -562,16 +556,15 @@ PYTHON
     tar cJf mmlu.tar.xz mmlu
     rm -r mmlu
     cd "$TOP"
-    graph fetch-data DATA="$BATS_TEST_TMPDIR/data" >said
-    [ "$(grep -c UNPACK said)" -eq 3 ]
-    [ "$(grep -c "^  $BATS_TEST_TMPDIR/data/" said)" -eq 4 ]
+    graph fetch-data DATA="$BATS_TEST_TMPDIR/data" >"$BATS_TEST_TMPDIR/said"
+    [ "$(grep -c UNPACK "$BATS_TEST_TMPDIR/said")" -eq 3 ]
+    [ "$(grep -c "^  $BATS_TEST_TMPDIR/data/" "$BATS_TEST_TMPDIR/said")" -eq 4 ]
     diff "$BATS_TEST_TMPDIR/expected" "$R/data/local/gsm8k_train.jsonl"
     [ -e "$R/data/local/mmlu/test/abstract_algebra_test.csv" ]
     run graph fetch-data DATA="$BATS_TEST_TMPDIR/data"
     [[ $output != *UNPACK* ]]
     cp -r "$BATS_TEST_TMPDIR/data" "$BATS_TEST_TMPDIR/other"
     [ "$(graph fetch-data DATA="$BATS_TEST_TMPDIR/other" | grep -c UNPACK)" -eq 3 ]
-    rm said
 }
 
 @test "data sets are downloaded, unpacked and checked against the sum that is known, or against the first one" {
@@ -687,9 +680,9 @@ JSON
     served
     mkdir got
     head -c 100000 served/model-00001-of-00002.safetensors >got/model-00001-of-00002.safetensors.part
-    "$TOP/pipelines/fetch-checkpoint" "file://$PWD/served" got 2>said
+    "$TOP/pipelines/fetch-checkpoint" "file://$PWD/served" got 2>"$BATS_TEST_TMPDIR/said"
     diff -r served got
-    grep -q 'to download' said
+    grep -q 'to download' "$BATS_TEST_TMPDIR/said"
 }
 
 @test "a checkpoint's partial file that is too large is thrown away; files that not every model has may be missing" {
