@@ -43,13 +43,6 @@ int64_t blocks_windows(const struct healing_blocks *b)
     return b->training->steps < divide_up(all, step) ? b->training->steps * step : all;
 }
 
-int64_t blocks_tokens(const struct healing_blocks *b, int64_t window)
-{
-    const struct training_text *text = b->healing->text;
-
-    return least(text->context, (int64_t)text->ids.count - window * text->context);
-}
-
 /* ---- survey ---- */
 
 /* Both models' blocks of this number are there. */

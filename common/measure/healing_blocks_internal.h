@@ -11,8 +11,7 @@ void blocks_shut(struct healing_blocks *blocks);
 /* Where what was trained of a block goes; the caller frees. */
 char *blocks_path(const struct healing_blocks *blocks, int64_t layer);
 
-/* The windows that are used, and the tokens of one. */
+/* How many windows are used. */
 int64_t blocks_windows(const struct healing_blocks *blocks);
-int64_t blocks_tokens(const struct healing_blocks *blocks, int64_t window);
 
 #endif

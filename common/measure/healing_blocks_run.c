@@ -75,7 +75,7 @@ static int add_states(void *context, const struct micro_batch *batch, int64_t fi
     int rc = EX_OK;
 
     for (int64_t i = first; i < first + h->batch && !rc; i++) {
-        int64_t window = training_text_window(h->text, i), n = blocks_tokens(b, window);
+        int64_t window = training_text_window(h->text, i), n = training_text_tokens(h->text, window);
 
         rc = hidden_read(&b->hidden, b->row[window], n, b->states + at * b->hidden.width);
         at += n;

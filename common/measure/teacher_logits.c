@@ -18,16 +18,11 @@
  * is an entropy, at most some 12 nats. */
 static const double SUM_OFF = 0.01;
 
-static int64_t window_tokens(const struct training_text *text, int64_t window)
-{
-    return least(text->context, (int64_t)text->ids.count - window * text->context);
-}
-
 static int64_t window_rows(const struct training_text *text, int64_t window)
 {
     int64_t rows = 0;
 
-    for (int64_t i = 0; i < window_tokens(text, window); i++)
+    for (int64_t i = 0; i < training_text_tokens(text, window); i++)
         rows += text->counts[window * text->context + i] != 0;
     return rows;
 }
@@ -245,7 +240,7 @@ static int read_window(struct teacher_logits *l, const struct training_text *tex
 
     if (!rc && !(rc = read_at(l, l->log_dtype, 2, rows, l->log_offset[window], &s.log_p)))
         rc = read_at(l, DTYPE(F32), 1, rows, l->rest_offset[window], &s.rest);
-    for (int64_t i = 0; i < window_tokens(text, window) && !rc; i++)
+    for (int64_t i = 0; i < training_text_tokens(text, window) && !rc; i++)
         if (text->counts[window * text->context + i])
             rc = take_row(l, &s, window, row++, l->id + (at + i) * k, l->log_p + (at + i) * k, l->rest + at + i);
     stored_free(&s);
@@ -262,7 +257,7 @@ int teacher_logits_read(struct teacher_logits *logits, struct training_text *tex
         int64_t window = training_text_window(text, i);
 
         rc = read_window(logits, text, window, at);
-        at += window_tokens(text, window);
+        at += training_text_tokens(text, window);
     }
     return rc;
 }

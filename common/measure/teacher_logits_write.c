@@ -139,7 +139,7 @@ static int put_window(struct writing *w, int64_t window)
 static int write_window(struct writing *w, int64_t window)
 {
     const struct training_text *text = &w->text;
-    int64_t begin = window * text->context, end = least(begin + text->context, (int64_t)text->ids.count);
+    int64_t begin = window * text->context, end = begin + training_text_tokens(text, window);
     int rc = EX_OK;
 
     w->rows = 0;

@@ -249,11 +249,16 @@ static void shuffle(struct training_text *text, int64_t pass)
     text->pass = pass;
 }
 
+int64_t training_text_tokens(const struct training_text *text, int64_t window)
+{
+    return least(text->context, (int64_t)text->ids.count - window * text->context);
+}
+
 /* Appends a window, a sequence for each piece of a document. */
 static void add_window(const struct training_text *text, int64_t window, struct micro_batch *batch, int32_t *token,
                        unsigned char *counts, int64_t *length, int64_t *total)
 {
-    int64_t first = window * text->context, n = least(text->context, (int64_t)text->ids.count - first);
+    int64_t first = window * text->context, n = training_text_tokens(text, window);
 
     for (int64_t k = 0; k < n; k++, ++*total) {
         if (k == 0 || text->begins[first + k])

@@ -48,6 +48,9 @@ void training_batch_free(struct micro_batch *batch);
  * context] and on, at most context. */
 int64_t training_text_window(struct training_text *text, int64_t number);
 
+/* How many tokens it has. */
+int64_t training_text_tokens(const struct training_text *text, int64_t window);
+
 /* What tells two texts apart: tokens, where documents begin, what counts. */
 uint64_t training_text_hash(const struct training_text *text);
 

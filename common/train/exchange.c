@@ -6,8 +6,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { LINE = 16 };              /* floats of a row that is copied */
-
 void exchange_send(struct trainer *t, int64_t block)
 {
     struct parameters *p = t->parameters;
@@ -73,14 +71,6 @@ double exchange_finish(struct trainer *t)
     return sqrt(squares);
 }
 
-static void copy(const struct device *device, float *y, const float *x, int64_t n)
-{
-    int64_t whole = n / LINE * LINE;
-
-    device->copy(y, LINE, x, LINE, n / LINE, LINE);
-    device->copy(y + whole, 1, x + whole, 1, n - whole, 1);
-}
-
 /* Values to or from the places of their gradients. */
 static void move(struct parameters *p, int64_t first, int64_t end, bool back)
 {
@@ -89,11 +79,11 @@ static void move(struct parameters *p, int64_t first, int64_t end, bool back)
     for (int at = 0; parameters_stretch(p, first, end, &at, &s);) {
         float *value = s.parameter->trainable.values + s.from, *place = p->gradient + s.first;
 
-        copy(p->device, back ? value : place, back ? place : value, s.count);
+        parameters_copy(p->device, back ? value : place, back ? place : value, s.count);
     }
 }
 
-static void update(struct trainer *t, const struct segment *segment, struct adamw *step)
+static void update(struct trainer *t, const struct segment *segment, double rate, struct adamw *step)
 {
     struct parameters *p = t->parameters;
     struct stretch s;
@@ -101,7 +91,7 @@ static void update(struct trainer *t, const struct segment *segment, struct adam
     for (int at = 0; parameters_stretch(p, segment->mine, segment->mine + segment->mine_count, &at, &s);) {
         int64_t moments = segment->moments + s.first - segment->mine;
 
-        step->rate = training_rate(&t->training, t->step - 1) * s.parameter->unit;
+        step->rate = rate * s.parameter->unit;
         step->decay = s.parameter->class & (TRAIN_CORES | TRAIN_MATRICES) ? t->training.decay : 0;
         p->device->adamw(s.parameter->trainable.values + s.from, p->gradient + s.first, p->mean + moments,
                          p->square + moments, step, s.count);
@@ -116,13 +106,13 @@ void exchange_update(struct trainer *t, double factor)
     bool shared = t->training.shard && ranks->count > 1;
     struct adamw step = {.beta1 = t->training.beta1, .beta2 = t->training.beta2, .epsilon = t->training.epsilon,
                          .factor = factor, .step = t->updates};
-    double start;
+    double rate = training_rate(&t->training, t->step - 1), start;
 
     parameters_moments(p);
     for (int i = 0; i < p->segments; i++) {
         const struct segment *s = &p->segment[i];
 
-        update(t, s, &step);
+        update(t, s, rate, &step);
         if (shared) {
             move(p, s->mine, s->mine + s->mine_count, false);
             ranks->gather_start(ranks, p->gradient + s->first, s->count);

@@ -64,14 +64,8 @@ static void run_teacher(struct trainer *t, int64_t layer, const struct way *way,
 {
     struct network *teacher = t->teacher;
     const struct config *c = &teacher->config;
-    int64_t keys = c->n_kv_head * c->head_dim;
-    struct span *span = xmallocarray((size_t)way->n_span, sizeof *span);
+    struct span *span = way_spans(way, stay->k, stay->v, c->n_kv_head * c->head_dim);
 
-    for (int i = 0; i < way->n_span; i++) {
-        span[i] = way->span[i];
-        span[i].k = stay->k + span[i].first * keys;
-        span[i].v = stay->v + span[i].first * keys;
-    }
     teacher->device->copy(stay->target, c->d_model, stay->x, c->d_model, way->n, c->d_model);
     block_forward(&teacher->forward, &teacher->block[layer], layer, span, way->n_span, stay->target, way->n);
     free(span);

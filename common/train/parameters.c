@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE = 16 };              /* floats of a cache line */
-
 unsigned selection_classes(void *context, const char *name)
 {
     const struct selection *selection = context;
@@ -42,7 +40,7 @@ static void add(struct listing *l, unsigned class, const struct trainable *train
     p->list[p->count++] = (struct parameter){.name = xstrdup(l->name), .class = class, .applied = l->applied,
                                              .trainable = *trainable, .first = p->floats,
                                              .unit = unit_of(p, class, trainable)};
-    p->floats += (trainable->count + LINE - 1) / LINE * LINE;
+    p->floats += divide_up(trainable->count, RANKS_LINE) * RANKS_LINE;
 }
 
 static void see(void *context, const struct trainable *trainable)
@@ -250,6 +248,14 @@ void parameters_moments(struct parameters *p)
     p->square = zeros(p->device, most(p->moments, 1));
 }
 
+void parameters_copy(const struct device *device, float *y, const float *x, int64_t n)
+{
+    int64_t whole = n / RANKS_LINE * RANKS_LINE;
+
+    device->copy(y, RANKS_LINE, x, RANKS_LINE, n / RANKS_LINE, RANKS_LINE);
+    device->copy(y + whole, 1, x + whole, 1, n - whole, 1);
+}
+
 void parameters_carry(struct parameters *p)
 {
     int i = 0;
@@ -260,7 +266,7 @@ void parameters_carry(struct parameters *p)
     }
     if (!p->level[i])
         p->level[i] = p->device->allocate((size_t)p->floats * sizeof *p->level[i]);
-    p->device->copy(p->level[i], LINE, p->gradient, LINE, p->floats / LINE, LINE);
+    parameters_copy(p->device, p->level[i], p->gradient, p->floats);
     p->full[i] = true;
     parameters_clear(p);
 }

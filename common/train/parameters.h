@@ -87,6 +87,9 @@ bool parameters_stretch(const struct parameters *parameters, int64_t first, int6
 /* Numbers of a class (bits). */
 int64_t parameters_count(const struct parameters *parameters, unsigned classes);
 
+/* y = x, n floats on the device, in rows, so that threads share them. Private to train. */
+void parameters_copy(const struct device *device, float *y, const float *x, int64_t n);
+
 /* Puts the gradient of a micro-batch aside and makes it zero for the next one. Micro-batches are added in a binary tree
  * over their numbers: neighbours first, so that ranks which hold neighbours add the same sums. */
 void parameters_carry(struct parameters *parameters);

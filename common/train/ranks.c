@@ -9,10 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-enum {
-    LINE = 16,                   /* floats of a cache line */
-    LINGER = 200 * 1000 * 1000,  /* nanoseconds */
-};
+enum { LINGER = 200 * 1000 * 1000 };             /* nanoseconds */
 
 /* How many processes a launcher says that it started; 0: it doesn't say, or there is none. A Slurm batch script has the
  * variables of its job, those of a step only srun sets. */
@@ -111,7 +108,7 @@ char *ranks_text(struct ranks *ranks, const char *text)
 
 int64_t ranks_cell(int64_t n, int i)
 {
-    return n / LINE * i / RANKS_CELLS * LINE;
+    return n / RANKS_LINE * i / RANKS_CELLS * RANKS_LINE;
 }
 
 int64_t ranks_part(int64_t n, int r, int count)

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 enum { RANKS_CELLS = 64, RANKS_MOST = RANKS_CELLS };
+enum { RANKS_LINE = 16 };        /* floats of a cache line: cells, and all places of gradients, are whole ones */
 
 struct ranks {
     const char *name;            /* "alone", "mpi" */
@@ -23,7 +24,7 @@ struct ranks {
     bool imagined;               /* the others aren't there */
     double busy;                 /* seconds in which anything was under way, from start to wait */
 
-    /* Of floats on the device, a multiple of 16 of them, at most RANKS_FLOATS. Only started: x is theirs until wait(),
+    /* Of floats on the device, whole cache lines of them, at most RANKS_FLOATS. Only started: x is theirs until wait(),
      * which ends all that was started, in order.
      * sum_start: the part of x that belongs to this rank becomes the sum of all ranks', or with everywhere all of x;
      * what else is in x is lost otherwise.

@@ -10,7 +10,6 @@
 
 enum { VALUES = 1, ALL = 3 };     /* parts: values, mean, square */
 enum { HEAD = 16, SUM = 8, TEXT_MOST = 1 << 24 };
-enum { LINE = 16 };              /* floats of a row that is copied: segments are whole ones */
 
 static const char magic[] = "LAPSNAP1";
 
@@ -29,7 +28,7 @@ static void move_moments(const struct parameters *p, int part, bool back)
         const struct segment *s = &p->segment[i];
         float *own = moments + s->moments, *place = p->gradient + s->mine;
 
-        p->device->copy(back ? own : place, LINE, back ? place : own, LINE, s->mine_count / LINE, LINE);
+        parameters_copy(p->device, back ? own : place, back ? place : own, s->mine_count);
     }
 }
 

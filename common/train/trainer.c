@@ -183,22 +183,30 @@ static void back_student(struct trainer *t, struct way *way)
     }
 }
 
+struct span *way_spans(const struct way *way, float *k, float *v, int64_t keys)
+{
+    struct span *span = xmallocarray((size_t)way->n_span, sizeof *span);
+
+    for (int i = 0; i < way->n_span; i++) {
+        span[i] = way->span[i];
+        span[i].k = k + span[i].first * keys;
+        span[i].v = v + span[i].first * keys;
+    }
+    return span;
+}
+
 /* What leaves the last block of a network, without a way back; way->target gets what leaves the last way->targets. */
 static const float *run_forward(struct trainer *t, struct network *network, const struct way *way, const int32_t *token)
 {
     const struct device *device = network->device;
     int64_t keys = network->config.n_kv_head * network->config.head_dim;
-    struct span *span = xmallocarray((size_t)way->n_span, sizeof *span);
+    struct span *span;
 
     device->release(t->forward_x);
     device->release(t->forward_keys);
     t->forward_x = device->allocate((size_t)(way->n * network->config.d_model) * sizeof *t->forward_x);
     t->forward_keys = device->allocate((size_t)(2 * way->n * keys) * sizeof *t->forward_keys);
-    for (int i = 0; i < way->n_span; i++) {
-        span[i] = way->span[i];
-        span[i].k = t->forward_keys + span[i].first * keys;
-        span[i].v = span[i].k + way->n * keys;
-    }
+    span = way_spans(way, t->forward_keys, t->forward_keys + way->n * keys, keys);
     embed(&network->forward, network->embedding, token, way->n, t->forward_x);
     for (int64_t layer = 0; layer < network->config.n_layer; layer++) {
         block_forward(&network->forward, &network->block[layer], layer, span, way->n_span, t->forward_x, way->n);

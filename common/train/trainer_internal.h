@@ -24,11 +24,14 @@ struct way {
 /* Whole cache lines. */
 static inline int64_t trainer_line(int64_t floats)
 {
-    return divide_up(floats, 16) * 16;
+    return divide_up(floats, RANKS_LINE) * RANKS_LINE;
 }
 
 /* The sequences of a micro-batch; span is the caller's to free. */
 struct way way_of(const struct micro_batch *batch);
+
+/* The same with places for keys and values of so many heads' numbers each, k and v [way->n, keys]; the caller's. */
+struct span *way_spans(const struct way *way, float *k, float *v, int64_t keys);
 
 /* What the rows cost: targets and weights, [n] each; how many rows count is added to trainer->counted, how many
  * there are to trainer->tokens. */
