@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 
-MODEL, BIN = os.environ.get("SMOLLM2"), os.environ.get("BIN", "bin")
-BATCH, CONTEXT = 8, 256
+from shared.halved import BATCH, BIN, CONTEXT, MODEL, prepare
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 if not MODEL:
     sys.exit(print("heal.py: SMOLLM2 names no model, nothing compared"))
@@ -98,11 +98,7 @@ def main():
     model = os.path.abspath(MODEL)
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
-        subprocess.run([f"{BIN}/assemble", "-q", model, "--dense", "--dtype", "f32", "-o", "dense"], check=True)
-        subprocess.run([f"{BIN}/mpo-decompose", "-q", "dense", "--keep", "0.5", "--dtype", "f32", "--force", "-o", "cut.tns"],
-                       check=True)
-        with open("text", "w", encoding="utf-8") as file:
-            file.write("The quick brown fox jumps over the lazy dog, and so on. " * 40000)
+        prepare(model)
         _, processors_single, memory = ours(args, 1)     # later this process is large, and its children seem as large
         theirs, mine, peer, processors, processors_peer = Theirs(args.products == "bf16"), [], [], [], []
         theirs.step()

@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 
-MODEL, BIN = os.environ.get("SMOLLM2"), os.environ.get("BIN", "bin")
-BATCH, CONTEXT = 8, 256
+from shared.halved import BATCH, BIN, CONTEXT, MODEL, prepare
+
 LAUNCH = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
 if not MODEL:
     sys.exit(print("ranks.py: SMOLLM2 names no model, nothing compared"))
@@ -53,11 +53,7 @@ def main():
     passed, messages = {way: [] for way in ways}, {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
-        subprocess.run([f"{BIN}/assemble", "-q", model, "--dense", "--dtype", "f32", "-o", "dense"], check=True)
-        subprocess.run([f"{BIN}/mpo-decompose", "-q", "dense", "--keep", "0.5", "--dtype", "f32", "--force", "-o", "cut.tns"],
-                       check=True)
-        with open("text", "w", encoding="utf-8") as file:
-            file.write("The quick brown fox jumps over the lazy dog, and so on. " * 40000)
+        prepare(model)
         for _ in range(args.turns):
             for way, (launch, options) in ways.items():
                 seconds, sent = steps(launch, options, args.steps)

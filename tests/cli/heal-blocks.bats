@@ -4,9 +4,7 @@
 load shared
 
 setup_file() {
-    mkdir "$BATS_FILE_TMPDIR/qwen3"
-    cd "$BATS_FILE_TMPDIR/qwen3" || exit 1
-    bash "$TOP/tests/tools/heal_models.sh" qwen3 block
+    heal_models qwen3 block
 }
 
 setup() {
@@ -153,6 +151,7 @@ block() {
     run heal "$made/cut.tns" "$made/text" --teacher "$made/dense" --scope block --steps 1 --batch 3 --context 16 -o out.tns
     [[ $output == *'memory: '*' MiB: hidden states '*' a block '* ]]
     for _ in {1..100}; do cat "$made/text"; done >long
+    limits_space heal
     run bash -c "ulimit -v 2000000; exec heal '$made/cut.tns' long --teacher '$made/dense' --scope block --steps 1 \\
         --batch 40000 --context 16 -o out.tns"
     [ "$status" -eq 71 ]

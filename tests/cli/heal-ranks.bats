@@ -5,9 +5,7 @@
 load shared
 
 setup_file() {
-    mkdir "$BATS_FILE_TMPDIR/llama"
-    cd "$BATS_FILE_TMPDIR/llama" || exit 1
-    bash "$TOP/tests/tools/heal_models.sh" llama kl
+    heal_models llama kl
     cat text text text >longer
 }
 

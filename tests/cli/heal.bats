@@ -4,9 +4,7 @@
 load shared
 
 setup_file() {
-    mkdir "$BATS_FILE_TMPDIR/llama"
-    cd "$BATS_FILE_TMPDIR/llama" || exit 1
-    bash "$TOP/tests/tools/heal_models.sh" llama kl
+    heal_models llama kl
 }
 
 setup() {
@@ -183,6 +181,7 @@ assert abs(ours / theirs - 1) < 1e-4, (ours, theirs)'
 @test "memory is planned; where there isn't enough, it says what would do" {
     run heal "$made/cut.tns" "$made/text" --steps 1 --batch 3 --context 16 -o out.tns
     [[ $output == *'memory: '*' MiB: weights '* ]]
+    limits_space heal
     run bash -c "ulimit -v 3000000; exec heal '$made/cut.tns' '$made/text' --steps 1 --batch 100000 --context 16 -o out.tns"
     [ "$status" -eq 71 ]
     [[ $output == *'MiB of memory would be needed, there are '*'--batch '*' --memory 0 takes '* ]]

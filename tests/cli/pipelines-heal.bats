@@ -1,10 +1,6 @@
 # The graphs around healing: the step heal, data sets to heal on, what a report says of it, make demo-heal.
 
-setup() {
-    R=$BATS_TEST_TMPDIR/runs
-    said=$BATS_TEST_TMPDIR/said
-    cd "$TOP" || exit
-}
+load graphs
 
 # On the tiny model: few short windows, and data that is at hand.
 graph() {
@@ -14,16 +10,6 @@ graph() {
 
 heals() {
     graph HEAL_STEPS=3 "$@"
-}
-
-# refused WORDS ARGUMENTS: make says no, in one line with these words, before it does anything.
-refused() {
-    local said words=$1
-    shift
-    if said=$(make --no-print-directory V= R="$R" "$@" 2>&1) || [[ $said == *$'\n'* || $said != *"$words"* || -e $R ]]; then
-        echo "$*: $said"
-        return 1
-    fi
 }
 
 # Conversations in the form of Alpaca, one array.
@@ -74,14 +60,14 @@ pipelines/data/shakespeare.txt --teacher $R/smollm2/SmolLM2-135M-Instruct.Q4_1.g
 
 @test "a healed sentence: made once, redone where what it depends on changes, and nothing else" {
     local healed=$R/stories/chi16-heal
-    heals stories-chi16-heal >"$said" 2>"$said.err"
-    [ "$(grep -c HEAL "$said")" -eq 1 ]
+    heals stories-chi16-heal >"$SAID" 2>"$SAID.err"
+    [ "$(grep -c HEAL "$SAID")" -eq 1 ]
     [ "$(wc -l <"$healed/work/log")" -eq 3 ]
     tensor-info --json "$healed/model" | grep -q '"heal"'
     [ "$(cat "$healed/sentence")" = "heal $R/stories/chi16/model pipelines/data/shakespeare.txt --teacher \
 pipelines/models/stories260K --steps 3 --limit 20000 --checkpoint-every 20 --context 32 --batch 2" ]
     tensor-diff --tolerance 1 "$R/stories/chi16/model" "$healed/model" | grep -q 'mlp.down_proj.* error'
-    [ "$(graph stories-chi16 | grep '^linear' | cut -c1-90)" = "$(grep '^linear' "$said" | cut -c1-90)" ]
+    [ "$(graph stories-chi16 | grep '^linear' | cut -c1-90)" = "$(grep '^linear' "$SAID" | cut -c1-90)" ]
     run heals stories-chi16-heal
     [[ $output != *PIPE* && $output != *HEAL* && $output != *JOIN* && $output != *MEASURE* ]]
 
@@ -112,16 +98,16 @@ pipelines/models/stories260K --steps 3 --limit 20000 --checkpoint-every 20 --con
     kill -KILL -- "-$!"
     wait || true
     [ ! -e "$healed/healed.tns" ]
-    long stories-q4-heal >"$said" 2>&1
-    [[ $(cat "$said") == *'goes on behind step'* && $(cat "$said") != *PIPE* ]]
+    long stories-q4-heal >"$SAID" 2>&1
+    [[ $(cat "$SAID") == *'goes on behind step'* && $(cat "$SAID") != *PIPE* ]]
     cmp "$healed/healed.tns" "$BATS_TEST_TMPDIR/whole.tns"
     [ "$(wc -l <"$healed/work/log")" -eq 120 ]
 
     rm "$healed/healed.tns"
     mv "$BATS_TEST_TMPDIR/whole.tns" "$healed/work/checkpoint-00000007"
     touch "$R/stories/q4/layer-01.tns"
-    long stories-q4-heal >"$said" 2>&1
-    [ "$(grep -c 'goes on\|checkpoint' "$said")" -eq 0 ]
+    long stories-q4-heal >"$SAID" 2>&1
+    [ "$(grep -c 'goes on\|checkpoint' "$SAID")" -eq 0 ]
 }
 
 @test "what heal refuses stops the make, with heal's words" {
@@ -135,8 +121,8 @@ pipelines/models/stories260K --steps 3 --limit 20000 --checkpoint-every 20 --con
 }
 
 @test "progressive with healing between: each stage looks at what the one before left, healed" {
-    heals -j2 stories-chi16-progressive-heal PROGRESSIVE_HEAL=2 >"$said" 2>"$said.err"
-    [ "$(grep HEAL "$said" | sort)" = "$(printf "  HEAL    $R/stories/chi16-progressive%s\n" -heal 1-heal 2-heal)" ]
+    heals -j2 stories-chi16-progressive-heal PROGRESSIVE_HEAL=2 >"$SAID" 2>"$SAID.err"
+    [ "$(grep HEAL "$SAID" | sort)" = "$(printf "  HEAL    $R/stories/chi16-progressive%s\n" -heal 1-heal 2-heal)" ]
     grep -q -- ' --steps 2 ' "$R/stories/chi16-progressive1-heal/sentence"
     grep -q -- ' --steps 3 ' "$R/stories/chi16-progressive-heal/sentence"
     [ "$(cat "$R/stories/chi16-progressive/sentence")" = "extract-layer $R/stories/chi16-progressive2-heal/model \
@@ -160,11 +146,11 @@ pipelines/models/stories260K --steps 3 --limit 20000 --checkpoint-every 20 --con
         heals "$1" DATA="$data" HEAL_DATA=alpaca HEAL_LIMIT=5 TASKS=hellaswag LIMIT=2 CONTEXT=128 \
             HEAL_OPTIONS='--context 32 --batch 2 --template chatml' "${@:2}"
     }
-    report stories-chi8-sites3-heal.report -j2 >"$said" 2>"$said.err"
+    report stories-chi8-sites3-heal.report -j2 >"$SAID" 2>"$SAID.err"
     grep -q "heal $R/stories/chi8-sites3/model $data/alpaca_data.json .* --limit 5 " "$R/stories/chi8-sites3-heal/sentence"
     tensor-info "$R/stories/chi8-sites3-heal/model" | grep -q '"documents":5'
-    [ "$(sed -n '/ other  /,$p' "$said" | sed -n '2,5s/  .*//p')" = $'dense\nchi8-sites3: matrix SVD\nchi8-sites3*\nchi8-sites3-heal' ]
-    grep -q '^other: perplexity: ultrachat_200k.txt, ' "$said"
+    [ "$(sed -n '/ other  /,$p' "$SAID" | sed -n '2,5s/  .*//p')" = $'dense\nchi8-sites3: matrix SVD\nchi8-sites3*\nchi8-sites3-heal' ]
+    grep -q '^other: perplexity: ultrachat_200k.txt, ' "$SAID"
     [ "$(head -3 "$R/data/text/ultrachat_200k.txt")" = $'Who has ball 1?\n\nLily has it. She likes ball 1.' ]
     [ "$(tail -5 "$R/data/text/ultrachat_200k.txt")" = $'Who is sad?\n\nLily or Tom\n\nTom is sad.' ]
     python3 - "$R/stories" <<'PYTHON'
@@ -177,10 +163,10 @@ PYTHON
     run report stories-chi8-sites3-heal.report
     [[ $output != *EVAL* && $output != *HEAL* && $output != *REPORT* && $output != *TEXT* ]]
 
-    report stories-chi8-sites3-heal.report OTHER_TEXT=none BASELINES= TASKS= >"$said" 2>"$said.err"
-    [ "$(grep -c EVAL "$said")" -eq 0 ]
-    report stories-chi8-sites3-heal.report OTHER_TEXT="$data/wiki.test.raw" BASELINES=unhealed TASKS= >"$said" 2>"$said.err"
-    [ "$(grep EVAL "$said" | sort)" = "$(printf "  EVAL    $R/stories/chi8-sites3%s/other.json\n" -heal '')" ]
+    report stories-chi8-sites3-heal.report OTHER_TEXT=none BASELINES= TASKS= >"$SAID" 2>"$SAID.err"
+    [ "$(grep -c EVAL "$SAID")" -eq 0 ]
+    report stories-chi8-sites3-heal.report OTHER_TEXT="$data/wiki.test.raw" BASELINES=unhealed TASKS= >"$SAID" 2>"$SAID.err"
+    [ "$(grep EVAL "$SAID" | sort)" = "$(printf "  EVAL    $R/stories/chi8-sites3%s/other.json\n" -heal '')" ]
     run graph -n stories-chi8.report DATA="$data"
     [[ $output != *other.json* ]]
 }
@@ -237,7 +223,7 @@ PARQUET
     PATH=$path:$PATH run pipelines/parquet-lines "$BATS_TEST_TMPDIR/u.parquet"
     [ "$status" -eq 69 ]
     [[ $output == *'takes the Python package duckdb'* ]]
-    python3 -c 'import duckdb' 2>"$said" || skip "no duckdb"
+    python3 -c 'import duckdb' 2>"$SAID" || skip "no duckdb"
     pipelines/fetch-data "file://$BATS_TEST_TMPDIR/u.parquet" "$(sha256sum <"$BATS_TEST_TMPDIR/u.parquet" | cut -d' ' -f1)" - \
         "$BATS_TEST_TMPDIR/got/u.jsonl"
     [ "$(wc -l <"$BATS_TEST_TMPDIR/got/u.jsonl")" -eq 3 ]
@@ -247,7 +233,7 @@ PARQUET
 
 @test "make demo-heal without a network: dense, cut and healed side by side, and what they write" {
     local path=$BATS_TEST_TMPDIR/path
-    pipelines/needs check build demo 2>"$said" || skip "packages that make demo-heal would install"
+    pipelines/needs check build demo 2>"$SAID" || skip "packages that make demo-heal would install"
     mkdir "$path"
     printf '#!/bin/sh\nexit 6\n' >"$path/curl"
     chmod +x "$path/curl"

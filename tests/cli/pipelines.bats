@@ -1,21 +1,9 @@
 # The graphs: the grammar of sentences, what is redone and what is not, and the scripts that the graphs call.
 
-setup() {
-    R=$BATS_TEST_TMPDIR/runs
-    cd "$TOP" || exit
-}
+load graphs
 
 teardown() {
     [ -z "${server-}" ] || kill "$server" || true
-}
-
-graph() {
-    make --no-print-directory V= R="$R" "$@"
-}
-
-# The streams of a run, by content; histories name no paths, so two folders can be compared.
-contents() {
-    (cd "$R/$1" && find . -type f ! -name sizes.json ! -name sentence -exec sha256sum {} + | sort -k2)
 }
 
 @test "a plan shows the sentence of each layer and writes nothing" {
@@ -30,43 +18,34 @@ contents() {
     [[ $output == *'| mpo-decompose '*'--keep 50e-2 --sites 3 | quantize '*'--bits 4 --group 32 --zero min '* ]]
 }
 
-# refused TARGET WORDS: make says no, in one line with these words, before it does anything.
-refused() {
-    local said
-    if said=$(graph "$1" 2>&1) || [[ $said == *$'\n'* || $said != *"$2"* || -e $R ]]; then
-        echo "$1: $said"
-        return 1
-    fi
-}
-
 @test "a step that has nothing left to act on is refused by name" {
-    refused stories-q4-chi8 "step 'chi8' can't stand behind 'q4'"
-    refused stories-q4-g32-chi8 "step 'chi8' can't stand behind 'q4'"
-    refused stories-chi8-q4-chi16 "step 'chi16' can't stand behind 'q4'"
-    refused stories-chi8-sites3-keep50 "step 'keep50' can't stand behind 'chi8'"
-    refused stories-chi4-sites17 "N is one of 2"
-    refused stories-keep200 "N is one of 1"
+    refused "step 'chi8' can't stand behind 'q4'" stories-q4-chi8
+    refused "step 'chi8' can't stand behind 'q4'" stories-q4-g32-chi8
+    refused "step 'chi16' can't stand behind 'q4'" stories-chi8-q4-chi16
+    refused "step 'keep50' can't stand behind 'chi8'" stories-chi8-sites3-keep50
+    refused "N is one of 2" stories-chi4-sites17
+    refused "N is one of 1" stories-keep200
     graph -n stories-seed-chi4 > /dev/null
-    refused stories-q4-q8 "step 'q8' can't stand behind 'q4'"
-    refused "$R/stories/q4-q8/sizes.json" "step 'q8' can't stand behind 'q4'"
+    refused "step 'q8' can't stand behind 'q4'" stories-q4-q8
+    refused "step 'q8' can't stand behind 'q4'" "$R/stories/q4-q8/sizes.json"
 }
 
 @test "an option's step stands behind its program's step, once" {
-    refused stories-g32 "step 'g32' must stand behind qN"
-    refused stories-sites3-chi4 "step 'sites3' must stand behind chiN or keepN"
-    refused stories-chi4-q4-sites3 "step 'sites3' must stand behind chiN or keepN, not behind 'q4'"
-    refused stories-chi4-zint-q4 "step 'zint' must stand behind qN, not behind 'chi4'"
-    refused stories-q4-g32-g64 "step 'g64': 'q4' has that option already"
-    refused stories-q4-zmin-zint "step 'zint': 'q4' has that option already"
+    refused "step 'g32' must stand behind qN" stories-g32
+    refused "step 'sites3' must stand behind chiN or keepN" stories-sites3-chi4
+    refused "step 'sites3' must stand behind chiN or keepN, not behind 'q4'" stories-chi4-q4-sites3
+    refused "step 'zint' must stand behind qN, not behind 'chi4'" stories-chi4-zint-q4
+    refused "step 'g64': 'q4' has that option already" stories-q4-g32-g64
+    refused "step 'zint': 'q4' has that option already" stories-q4-zmin-zint
 }
 
 @test "empty steps and numbers that are none are refused" {
     for sentence in stories- stories-chi8- stories--chi8 stories-chi8--q4; do
-        refused "$sentence" "empty step in '-${sentence#stories-}'"
+        refused "empty step in '-${sentence#stories-}'" "$sentence"
     done
-    refused stories-chi008 "step 'chi008': numbers begin at 1"
-    refused stories-chi8-q4-g0 "step 'g0': numbers begin at 1"
-    refused stories-q7 "step 'q7': N is one of 2 3 4 5 6 8"
+    refused "step 'chi008': numbers begin at 1" stories-chi008
+    refused "step 'g0': numbers begin at 1" stories-chi8-q4-g0
+    refused "step 'q7': N is one of 2 3 4 5 6 8" stories-q7
 }
 
 @test "a plan whose name a sentence can't have is not listed" {
@@ -84,7 +63,7 @@ refused() {
     [ "$(MODEL=/nowhere B=/nowhere BIN=/nowhere/bin make -n clean B="$R/b" BIN="$R/b/bin")" = "rm -rf $R/b $R/b/bin" ]
     run env -u MAKEFLAGS B=/nowhere BIN=/nowhere R=/nowhere THREADS=99 make -n stories-chi8 clean
     [[ $output != *nowhere* && $output != *99* ]]
-    MODEL=pipelines/models/stories260K refused my-chi8 "unknown model 'my'"
+    MODEL=pipelines/models/stories260K refused "unknown model 'my'" my-chi8
 }
 
 @test "layers are counted for a goal that needs them, and for no other" {
@@ -192,10 +171,10 @@ refused() {
 }
 
 @test "dense and svd stand where they mean something" {
-    refused stories-dense-q4 "step 'dense' in 'dense-q4' stands alone"
-    refused stories-chi4-dense "step 'dense' in 'chi4-dense' stands alone"
+    refused "step 'dense' in 'dense-q4' stands alone" stories-dense-q4
+    refused "step 'dense' in 'chi4-dense' stands alone" stories-chi4-dense
     for sentence in svd q4-svd chi4-svd-q4 chi4-svd-svd; do
-        refused "stories-$sentence" "step 'svd' in '$sentence' must stand last, behind chiN, keepN or a plan that cuts"
+        refused "step 'svd' in '$sentence' must stand last, behind chiN, keepN or a plan that cuts" "stories-$sentence"
     done
 }
 
@@ -257,204 +236,13 @@ PYTHON
 }
 
 @test "a table says which matrices stayed as they were, and what is stored wider than 16 bits" {
-    graph stories-seed >table
-    grep -q '^35 of 35 matrices kept as they were; 0 cut into cores, 0 packed' table
-    grep -q '^embedding, attention q, .*: stored as f32, as the source has it' table
-    graph stories-chi8-q8 >table
-    grep -q '^0 of 35 matrices kept as they were; 35 cut into cores, 35 packed' table
-    run grep 'stored as f32' table
+    graph stories-seed >"$SAID"
+    grep -q '^35 of 35 matrices kept as they were; 0 cut into cores, 0 packed' "$SAID"
+    grep -q '^embedding, attention q, .*: stored as f32, as the source has it' "$SAID"
+    graph stories-chi8-q8 >"$SAID"
+    grep -q '^0 of 35 matrices kept as they were; 35 cut into cores, 35 packed' "$SAID"
+    run grep 'stored as f32' "$SAID"
     [ "$status" -ne 0 ]
-    rm table
-}
-
-# graph, looking at a little text, and choosing from few settings.
-aware() {
-    graph CALIBRATION=pipelines/data/shakespeare.txt SEQUENCES=4 CALIBRATION_CONTEXT=128 CUT_CURVES='--keep .4,.7' \
-        PACK_CURVES='--bits 2,3,4 --group 32 --scale-bits 6' "$@"
-}
-
-# measured RUN EXPRESSION: of its sizes.json, a Python expression of linear, whole, matrices, headers, bpw_linear, ...
-measured() {
-    python3 -c 'import json, sys; print(eval(sys.argv[2], json.load(open(sys.argv[1]))))' "$R/stories/$1/sizes.json" "$2"
-}
-
-@test "the plan of a sentence that looks: moments of the model once, for all programs and each layer; nothing is written" {
-    run aware -n stories-keep60-q8-aware-dense
-    [ "$status" -eq 0 ]
-    [ "$(grep -c "slot --all 'calibrate .*shakespeare.txt --sequences 4 .*-o $R/stories/dense/moments'" <<<"$output")" -eq 1 ]
-    [ "$(grep -c -- "--layer [0-4] .*mpo-decompose .*--moments $R/stories/dense/moments .*quantize .*--moments $R/stories/dense/moments" \
-        <<<"$output")" -eq 5 ]
-    [ "$(grep -c 'layer rest .*--moments' <<<"$output")" -eq 0 ]
-    [ "$(aware -n stories-q3-aware-sequential | grep -c 'slot --all .pipelines/aware-block sequential [0-4]/5 ')" -eq 5 ]
-    [ "$(aware -n stories-q3-aware AWARE=cross | grep -c 'aware-block cross ')" -eq 5 ]
-    # By itself it looks sequentially where it cuts.
-    for sentence in keep60-aware chi8-q8-aware p50 p50-q8; do
-        [ "$(aware -n "stories-$sentence" | grep -c 'aware-block sequential ')" -eq 5 ]
-    done
-    for sentence in q3-aware t2-aware 2.5bpw keep60-aware-dense chi8-progressive; do
-        [ "$(aware -n "stories-$sentence" | grep -c 'aware-block')" -eq 0 ]
-    done
-    for sentence in smollm2-2.5bpw smollm2-60.5MB granite-2.5bpw smollm2-p50-q8 smollm2-chi100-progressive; do
-        aware -n "$sentence" >/dev/null
-    done
-    [ "$(aware -n granite-2.5bpw | grep -c 'aware-block \(curves\|dense\) [0-9]*/40 ')" -eq 80 ]
-    [ ! -e "$R" ]
-}
-
-@test "how to look is said last, budgets have a point, and what was said is said once" {
-    refused stories-aware "step 'aware' in 'aware' must stand last, behind chiN, keepN, qN or a plan"
-    refused stories-aware-q3 "step 'aware' in 'aware-q3' must stand last"
-    refused stories-q3-aware-progressive "step 'aware' in 'q3-aware-progressive' must stand last"
-    refused stories-progressive "step 'progressive' in 'progressive' must stand last"
-    refused stories-dense-aware "step 'dense' in 'dense-aware' stands alone"
-    refused stories-chi8-progressive-svd "step 'svd' in 'chi8-progressive-svd' must stand last"
-    refused stories-q3-sequential "unknown step 'sequential'"
-    for step in 3bpw 3.bpw .5bpw 2.5.1bpw x2.5bpw 60MB; do
-        refused "stories-$step" "unknown step '$step'"
-    done
-    refused stories-0.5bpw "step '0.5bpw': numbers begin at 1"
-    refused stories-p101 "N is one of 1 2"
-    refused stories-2.5bpw-p50 "step 'p50' can't stand behind '2.5bpw'"
-    refused stories-q3-s7 "step 's7': N is one of 6 8"
-    refused stories-chi8-rotate "step 'rotate' must stand behind qN, not behind 'chi8'"
-    refused stories-r8 "step 'r8' must stand behind qN"
-    refused stories-chi8-balanced-crossed "step 'crossed': 'chi8' has that option already"
-    for wrong in AWARE=maybe CALIBRATION=nowhere CALIBRATION=a:b PEERS=a:b; do
-        run graph "$wrong" -n stories-q3-aware
-        [ "$status" -ne 0 ]
-        [ "${#lines[@]}" -eq 1 ]
-        [[ $output == *"${wrong%%=*}"* ]]
-    done
-}
-
-@test "a look at the model as it came: made once, redone where its settings change, deleted without harm" {
-    aware -j2 stories-keep60-q8-aware-dense stories-q3-rotate-r4-s8-aware >"$BATS_TEST_TMPDIR/said"
-    [ "$(grep -c LOOK "$BATS_TEST_TMPDIR/said")" -eq 1 ]
-    [ "$(measured keep60-q8-aware-dense 'matrices["cut"], matrices["packed"], matrices["residual"], matrices["turned"]')" = "(35, 35, 0, 0)" ]
-    [ "$(measured q3-rotate-r4-s8-aware 'matrices["cut"], matrices["packed"], matrices["residual"], matrices["turned"]')" = \
-        "(0, 35, 35, 35)" ]
-    grep -q '^35 have a term for what the first one loses, 35 are turned' "$BATS_TEST_TMPDIR/said"
-    tensor-info --json "$R/stories/keep60-q8-aware-dense/model" | grep -q '"moments"'
-    rm "$R/stories/dense/moments"
-    run aware stories-keep60-q8-aware-dense
-    [[ $output != *LOOK* && $output != *PIPE* ]]
-    rm "$R/stories/keep60-q8-aware-dense/layer-03.tns"
-    run aware stories-keep60-q8-aware-dense SEQUENCES=2
-    [ "$(grep -c LOOK <<<"$output")" -eq 1 ]
-    [ "$(grep -c PIPE <<<"$output")" -eq 5 ]
-}
-
-@test "block after block: a killed graph goes on where it was, a layer that is lost is made anew, to the same bytes" {
-    aware stories-q3-aware-sequential >/dev/null
-    contents stories/q3-aware-sequential >"$BATS_TEST_TMPDIR/whole"
-    grep -q '| quantize --bits 3 # sequential: calibrate .*shakespeare.txt --sequences 4 --context 128$' \
-        "$R/stories/q3-aware-sequential/sentence"
-    [ -z "$(find "$R" -name '*states*' -o -name '.block*')" ]
-    rm "$R/stories/q3-aware-sequential/layer-03.tns"
-    run aware stories-q3-aware-sequential
-    [ "$(grep -c BLOCK <<<"$output")" -eq 2 ]
-    contents stories/q3-aware-sequential | diff "$BATS_TEST_TMPDIR/whole" -
-
-    rm -r "$R"
-    setsid make --no-print-directory V= R="$R" CALIBRATION=pipelines/data/shakespeare.txt SEQUENCES=4 CALIBRATION_CONTEXT=128 \
-        stories-q3-aware-sequential >/dev/null 2>&1 3>&- &
-    until [ -e "$R/stories/q3-aware-sequential/layer-01.tns" ]; do sleep 0.02; done
-    kill -KILL -- "-$!"
-    wait || true
-    [ ! -e "$R/stories/q3-aware-sequential/model" ]
-    run aware stories-q3-aware-sequential
-    [ "$(grep -c BLOCK <<<"$output")" -le 4 ]
-    contents stories/q3-aware-sequential | diff "$BATS_TEST_TMPDIR/whole" -
-    [ -z "$(find "$R" -name '*states*' -o -name '.block*')" ]
-}
-
-@test "beside the model as it came, and a model too large to keep its moments: by blocks" {
-    aware stories-keep50-q8-aware-cross >/dev/null
-    [ "$(measured keep50-q8-aware-cross 'matrices["cut"], matrices["packed"]')" = "(35, 35)" ]
-    aware SENSITIVITY= stories-3.5bpw >/dev/null
-    aware GRANITE=pipelines/models/stories260K granite-3.5bpw >"$BATS_TEST_TMPDIR/said"
-    [ "$(grep -c 'BLOCK\|CURVES' "$BATS_TEST_TMPDIR/said")" -eq 11 ]
-    diff <(grep -v '^#' "$R/stories/3.5bpw/budget.plan") <(grep -v '^#' "$R/granite/3.5bpw/budget.plan")
-    tensor-diff --tolerance 1e-6 "$R/stories/3.5bpw/model" "$R/granite/3.5bpw/model"
-    [ -z "$(find "$R/granite" -name '*states*' -o -name 'moments' -o -name '.block*')" ]
-}
-
-@test "budgets: of bits per linear weight, of bytes in all, of parameters; the curves are made once" {
-    aware -j2 stories-3.5bpw stories-150.0KB stories-p60 >"$BATS_TEST_TMPDIR/said"
-    [ "$(grep -c CURVES "$BATS_TEST_TMPDIR/said")" -eq 6 ]
-    [ "$(measured 3.5bpw '3.2 < bpw_linear <= 3.5 and matrices["packed"] == 35')" = True ]
-    [ "$(measured 150.0KB '140000 < whole["bytes"] - headers["bytes"] <= 150000')" = True ]
-    [ "$(measured p60 '0.55 < linear["stored_parameters"] / linear["parameters"] <= 0.6 and matrices["packed"] == 0')" = True ]
-    [ "$(measured 3.5bpw 'groups[0]["types"]')" = "['q8-64-min']" ]
-    [[ $(pipelines/budget "$R/stories/3.5bpw/sizes.json") =~ ^1[0-9][0-9]\.[0-9]KB$ ]]
-    [ "$(grep -c '"by": *"matrix".*"bits=2 ' "$R/stories/dense/sensitivity-packed")" -eq 35 ]
-    [ "$(grep -c '"by": *"matrix".*"keep=0.3"' "$R/stories/dense/sensitivity-cut")" -eq 35 ]
-    run aware stories-3.5bpw
-    [[ $output != *CURVES* && $output != *ALLOT* && $output != *PIPE* ]]
-}
-
-@test "budgets: errors weighed by how much the model minds them, or alike; a killed look goes on" {
-    aware stories-3.0bpw >/dev/null
-    head -20 "$R/stories/dense/sensitivity-packed" >"$R/stories/dense/sensitivity-packed.part"
-    rm "$R/stories/dense/sensitivity-packed"
-    aware stories-3.0bpw >"$BATS_TEST_TMPDIR/said"
-    [ "$(grep -c 'LOOK' "$BATS_TEST_TMPDIR/said")" -eq 1 ]
-    [ "$(wc -l <"$R/stories/dense/sensitivity-packed")" -eq 35 ]
-    [ ! -e "$R/stories/dense/sensitivity-packed.part" ]
-    grep -v '^#' "$R/stories/3.0bpw/budget.plan" >"$BATS_TEST_TMPDIR/weighed"
-    aware SENSITIVITY= stories-3.0bpw >"$BATS_TEST_TMPDIR/said"
-    [ "$(grep -c 'LOOK' "$BATS_TEST_TMPDIR/said")" -eq 0 ]
-    run diff "$BATS_TEST_TMPDIR/weighed" <(grep -v '^#' "$R/stories/3.0bpw/budget.plan")
-    [ "$status" -eq 1 ]
-    run aware SENSITIVITY=layer stories-3.0bpw
-    [ "$status" -ne 0 ]
-    [[ $output == *"SENSITIVITY is 'layer'"* ]]
-}
-
-@test "progressive: each stage looks at the result of the one before" {
-    aware -j2 stories-chi16-progressive >"$BATS_TEST_TMPDIR/said"
-    [ "$(grep -c LOOK "$BATS_TEST_TMPDIR/said")" -eq 3 ]
-    [ "$(measured chi16-progressive 'matrices["cut"]')" = 35 ]
-    [ "$(cat "$R/stories/chi16-progressive/sentence")" = "extract-layer $R/stories/chi16-progressive2/model \
-| mpo-decompose --moments $R/stories/chi16-progressive2/moments --match \\*.self_attn.[kv]_proj.weight --chi 16" ]
-    [ "$(tensor-info "$R/stories/chi16-progressive1/model" | grep -c 'mlp.*_proj.* f16')" -eq 15 ]
-    [ "$(tensor-info "$R/stories/chi16-progressive1/model" | grep -c 'self_attn.*_proj.* f16')" -eq 0 ]
-    [ "$(tensor-info "$R/stories/chi16-progressive2/model" | grep -c '_proj.* f16')" -eq 25 ]
-}
-
-@test "shapes: as many parameters each, by a plan" {
-    graph -j2 stories-chi16-matrix stories-chi16-balanced-sites3 stories-chi16-crossed-q8 >/dev/null
-    grep -q '^model.layers.0.self_attn.q_proj.weight  shape=64x1,1x64 keep=0.5$' "$R/stories/chi16-matrix/shape.plan"
-    grep -q 'self_attn.q_proj.weight  shape=4x4,4x4,4x4 keep=0.5$' "$R/stories/chi16-balanced-sites3/shape.plan"
-    grep -q 'self_attn.q_proj.weight  shape=16x4,4x16 keep=0.5$' "$R/stories/chi16-crossed-q8/shape.plan"
-    for run in chi16-matrix chi16-balanced-sites3 chi16-crossed-q8; do
-        [ "$(measured "$run" '0.36 < linear["stored_parameters"] / linear["parameters"] < 0.42')" = True ]
-    done
-    run graph stories-chi16-matrix
-    [[ $output != *PIPE* && $output != *PLAN* ]]
-}
-
-@test "frontier and ablation: a table of the reports, and plots where there is gnuplot" {
-    local table=$R/stories/frontier.tsv path=$BATS_TEST_TMPDIR/path peers=$BATS_TEST_TMPDIR/peers
-    echo '{"name": "other", "bpw_linear": 3.5, "perplexity": 77.125, "kl": null}' >"$peers"
-    sweep() {
-        aware -j2 FRONTIER_MODEL=stories TEXT=pipelines/data/shakespeare.txt CONTEXT=128 TOKENS=400 KL_TOKENS=400 "$@"
-    }
-    sweep frontier FRONTIER='dense q4 q3-aware' PEERS="$peers" || ! command -v gnuplot
-    [ "$(cut -f1 "$table" | sort | xargs)" = 'dense name other+ q3-aware q4' ]
-    grep -q $'^other+\t3.500\t.*\t77.12\t' "$table"
-    if command -v gnuplot; then
-        grep -q q3-aware "$R/stories/frontier-kl.svg"
-    fi
-    mkdir "$path"
-    interpreter=$(python3 -c 'import sys; print(sys.executable)')
-    PATH=$path run "$interpreter" pipelines/frontier "$R/stories/q4/report.json" --plot "$path/plot" -o "$path/table"
-    [ "$status" -eq 69 ]
-    [[ $output == *'gnuplot is not installed'* ]]
-    [ "$(wc -l <"$path/table")" -eq 2 ]
-    sweep ablation CHI=8 SITES=2 SHAPES='matrix crossed' BITS=8
-    [ "$(cut -f1 "$R/stories/ablation.tsv" | sort | xargs)" = \
-        'chi8-crossed-q8 chi8-crossed-q8-aware-dense chi8-matrix-q8 chi8-matrix-q8-aware-dense dense name' ]
 }
 
 @test "slots: a sentence that wants them all waits for the others, and they for it" {
@@ -494,12 +282,12 @@ documents() {
 
 @test "a report: each measurement is a file, made once, and all beside the source and the matrix SVD" {
     documents
-    graph -j2 stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 >"$BATS_TEST_TMPDIR/said"
-    [ "$(grep -c EVAL "$BATS_TEST_TMPDIR/said")" -eq 20 ]
-    grep -q '^dense  *260,032 ' "$BATS_TEST_TMPDIR/said"
-    grep -q '^chi8-sites3: matrix SVD ' "$BATS_TEST_TMPDIR/said"
-    grep -q '^chi8-sites3\*  *[0-9,]* ' "$BATS_TEST_TMPDIR/said"
-    grep -q 'plain way' "$BATS_TEST_TMPDIR/said"
+    graph -j2 stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 >"$SAID"
+    [ "$(grep -c EVAL "$SAID")" -eq 20 ]
+    grep -q '^dense  *260,032 ' "$SAID"
+    grep -q '^chi8-sites3: matrix SVD ' "$SAID"
+    grep -q '^chi8-sites3\*  *[0-9,]* ' "$SAID"
+    grep -q 'plain way' "$SAID"
     python3 - "$R/stories" <<'PYTHON'
 import json, sys
 for steps in ("dense", "chi8-sites3", "chi8-sites3-svd"):
@@ -514,16 +302,16 @@ PYTHON
 
     run graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256
     [[ $output != *EVAL* && $output != *REPORT* && $output != *'up to date'* ]]
-    diff <(grep -A9 ^stories260K "$BATS_TEST_TMPDIR/said") <(echo "$output")
+    diff <(grep -A9 ^stories260K "$SAID") <(echo "$output")
 
     rm "$R/stories/chi8-sites3/boolq.json"
-    graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 >"$BATS_TEST_TMPDIR/said"
-    [ "$(grep EVAL "$BATS_TEST_TMPDIR/said")" = "  EVAL    $R/stories/chi8-sites3/boolq.json" ]
-    [ "$(grep -c REPORT "$BATS_TEST_TMPDIR/said")" -eq 1 ]
+    graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 >"$SAID"
+    [ "$(grep EVAL "$SAID")" = "  EVAL    $R/stories/chi8-sites3/boolq.json" ]
+    [ "$(grep -c REPORT "$SAID")" -eq 1 ]
 
     graph stories-chi8-sites3.report DATA="$BATS_TEST_TMPDIR/data" LIMIT=2 CONTEXT=256 TASKS= BASELINES= TOKENS=300 \
-        KL_TOKENS=300 >"$BATS_TEST_TMPDIR/said"                          # one window: no standard error
-    [ "$(grep EVAL "$BATS_TEST_TMPDIR/said" | sort)" = "$(printf "  EVAL    $R/stories/chi8-sites3/%s.json\n" kl perplexity)" ]
+        KL_TOKENS=300 >"$SAID"                          # one window: no standard error
+    [ "$(grep EVAL "$SAID" | sort)" = "$(printf "  EVAL    $R/stories/chi8-sites3/%s.json\n" kl perplexity)" ]
     run graph table
     [ "$(grep -c 'measured in different ways' <<<"$output")" -eq 2 ]
     [ "$(sed -n '3,5s/  .*//p' <<<"$output")" = $'dense\nchi8-sites3: matrix SVD\nchi8-sites3*' ]
@@ -545,7 +333,7 @@ PYTHON
         [ "${#lines[@]}" -eq 1 ]
         [[ $output == *"${wrong%%=*}"* ]]
     done
-    refused table 'there are no reports'
+    refused 'there are no reports' table
 }
 
 @test "data sets at hand are used as they are, or unpacked" {
@@ -556,9 +344,9 @@ PYTHON
     tar cJf mmlu.tar.xz mmlu
     rm -r mmlu
     cd "$TOP"
-    graph fetch-data DATA="$BATS_TEST_TMPDIR/data" >"$BATS_TEST_TMPDIR/said"
-    [ "$(grep -c UNPACK "$BATS_TEST_TMPDIR/said")" -eq 3 ]
-    [ "$(grep -c "^  $BATS_TEST_TMPDIR/data/" "$BATS_TEST_TMPDIR/said")" -eq 4 ]
+    graph fetch-data DATA="$BATS_TEST_TMPDIR/data" >"$SAID"
+    [ "$(grep -c UNPACK "$SAID")" -eq 3 ]
+    [ "$(grep -c "^  $BATS_TEST_TMPDIR/data/" "$SAID")" -eq 4 ]
     diff "$BATS_TEST_TMPDIR/expected" "$R/data/local/gsm8k_train.jsonl"
     [ -e "$R/data/local/mmlu/test/abstract_algebra_test.csv" ]
     run graph fetch-data DATA="$BATS_TEST_TMPDIR/data"
@@ -680,9 +468,9 @@ JSON
     served
     mkdir got
     head -c 100000 served/model-00001-of-00002.safetensors >got/model-00001-of-00002.safetensors.part
-    "$TOP/pipelines/fetch-checkpoint" "file://$PWD/served" got 2>"$BATS_TEST_TMPDIR/said"
+    "$TOP/pipelines/fetch-checkpoint" "file://$PWD/served" got 2>"$SAID"
     diff -r served got
-    grep -q 'to download' "$BATS_TEST_TMPDIR/said"
+    grep -q 'to download' "$SAID"
 }
 
 @test "a checkpoint's partial file that is too large is thrown away; files that not every model has may be missing" {

@@ -31,15 +31,31 @@ model_with_moments() {
     calibrate -q model text --context 256 --sequences 8 -o moments || exit 1
 }
 
-# Of logs of `heal`: the losses against numbers: the worst relative difference at most BOUND. losses BOUND LOG NUMBERS
+# For setup_file: a folder FAMILY with what tests/tools/heal_models.sh FAMILY LOSS [TOP] makes, to work in.
+heal_models() {
+    mkdir "$BATS_FILE_TMPDIR/$1"
+    cd "$BATS_FILE_TMPDIR/$1" || exit 1
+    bash "$TOP/tests/tools/heal_models.sh" "$@"
+}
+
+# Of logs of `heal`: the losses against numbers, or those of another log: the worst relative difference at most BOUND.
+# losses BOUND LOG NUMBERS|LOG
 losses() {
-    "$PYTHON" -c 'import json, sys
-bound, log, expected = float(sys.argv[1]), [json.loads(line) for line in open(sys.argv[2])], sys.argv[3].split()
-worst = max(abs(line["loss"] / float(loss) - 1) for line, loss in zip(log, expected))
+    "$PYTHON" -c 'import json, os, sys
+def read(log):
+    return [json.loads(line)["loss"] for line in open(log)]
+bound, log, other = float(sys.argv[1]), read(sys.argv[2]), sys.argv[3]
+expected = read(other) if os.path.exists(other) else [float(x) for x in other.split()]
+worst = max(abs(a / b - 1) for a, b in zip(log, expected))
 print(f"{len(log)} losses off by {worst}")
 assert len(log) == len(expected) and worst <= bound' "$@"
 }
 
 log_losses() {
     "$PYTHON" -c 'import json, sys; print(*(json.loads(line)["loss"] for line in open(sys.argv[1])))' "$1"
+}
+
+# Skips what follows where PROGRAM has the address sanitizer, which takes terabytes of address space.
+limits_space() {
+    ! grep -q __asan_init "$(command -v "$1")" || skip 'address space cannot be limited under the sanitizers'
 }

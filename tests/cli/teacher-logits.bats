@@ -5,9 +5,8 @@ load shared
 
 # `llama` has a model of tests/tools/heal_models.sh, healed with the top 20; `tiny` the real one, cut.
 setup_file() {
-    mkdir "$BATS_FILE_TMPDIR/llama" "$BATS_FILE_TMPDIR/tiny"
-    cd "$BATS_FILE_TMPDIR/llama" || exit 1
-    bash "$TOP/tests/tools/heal_models.sh" llama kl 20
+    heal_models llama kl 20
+    mkdir ../tiny
     cd ../tiny || exit 1
     ln -s "$TOP/pipelines/models/stories260K" model
     extract-layer model | mpo-decompose -q --keep 0.5 -o cut.tns
@@ -18,18 +17,6 @@ setup_file() {
 setup() {
     cd "$BATS_TEST_TMPDIR" || exit 1
     made=$BATS_FILE_TMPDIR/llama tiny=$BATS_FILE_TMPDIR/tiny
-}
-
-# The losses of a log against numbers, or those of another log: the worst relative difference at most BOUND.
-losses() {
-    "$PYTHON" -c 'import json, os, sys
-def read(log):
-    return [json.loads(line)["loss"] for line in open(log)]
-bound, log, other = float(sys.argv[1]), read(sys.argv[2]), sys.argv[3]
-expected = read(other) if os.path.exists(other) else [float(x) for x in other.split()]
-worst = max(abs(a / b - 1) for a, b in zip(log, expected))
-print(f"{len(log)} losses off by {worst}")
-assert len(log) == len(expected) and worst <= bound' "$@"
 }
 
 tiny() {
