@@ -56,8 +56,7 @@ static void find_windows(struct strips *w, struct dtype dtype)
         w->factor[2 * r] = w->factor[2 * r + 1]
             = (uint16_t)(trellis_factor(dtype, r % dtype.step) << (w->spare ? 0 : 15 - dtype.state));
         for (int i = 0; i < 4; i++) {            /* an even row's four bytes are column c, an odd one's c + 2 */
-            w->pick[0][4 * r + i] = (unsigned char)(from + i + r % 2 * 2 * (int)w->column_bytes);
-            w->pick[1][4 * r + i] = (unsigned char)(w->pick[0][4 * r + i] + (int)w->column_bytes);
+            w->pick[4 * r + i] = (unsigned char)(from + i + r % 2 * 2 * (int)w->column_bytes);
             w->bit[4 * r + i] = (unsigned char)(bit - 8 * from + i % 2 * 8 + i / 2 * 32);
         }
     }

@@ -60,9 +60,9 @@ struct strips {
     uint16_t factor[2 * TILE];   /* of row r: at 2 r and at 2 r + 1 */
     unsigned char level[128];
     /* The windows of columns c and c + 2 of a row side by side, the four words of two rows in eight bytes: for each
-     * byte of 64 its offset from column c (pick[1]: for c + 1 and c + 3), then the first bit, in its eight bytes, of
-     * each byte of the words (vpermb, vpmultishiftqb). */
-    unsigned char pick[2][4 * TILE], bit[4 * TILE];
+     * byte of 64 its offset (below 32) from column c, then the first bit, in its eight bytes, of each byte of the words
+     * (vpermb, vpmultishiftqb). */
+    unsigned char pick[4 * TILE], bit[4 * TILE];
 };
 
 /* Rows of x rounded to 8 bits. codes [n][blocks * 32], zero beyond the columns; scale, sum [n][blocks]: what a code

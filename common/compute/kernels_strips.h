@@ -10,9 +10,11 @@ typedef uint16_t words __attribute__((vector_size(sizeof(vi))));
 /* Words of rows, of a column and the second one after it; odd: of those one further. */
 INLINE vi strip_words(const struct strips *w, const unsigned char *column, int row, int odd)
 {
-    __m512i bytes = _mm512_permutexvar_epi8((__m512i)vi_load(w->pick[odd] + 4 * row),
-                                             _mm512_loadu_si512(column));
+    __m256i_u near;
+    __m512i bytes;
 
+    memcpy(&near, column + odd * w->column_bytes, sizeof near);  /* half a vector seldom crosses a line of the cache */
+    bytes = _mm512_permutexvar_epi8((__m512i)vi_load(w->pick + 4 * row), _mm512_castsi256_si512(near));
     bytes = _mm512_multishift_epi64_epi8((__m512i)vi_load(w->bit + 4 * row), bytes);
     return (vi)_mm512_mullo_epi16(bytes, (__m512i)vi_load(w->factor + 2 * row));
 }
