@@ -26,6 +26,7 @@ def calibration(model, text):
 
 def gptq(model, text, bits, group, work):
     """Activation order, asymmetric, otherwise the package's own choices: it calibrates block by block."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")     # its loader asks for two; by default it has half the cores
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
     config = QuantizeConfig(bits=bits, group_size=group, desc_act=True, sym=False)
