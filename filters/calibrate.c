@@ -36,7 +36,8 @@ static const struct argp_option table[] = {
     {"context", KEY_CONTEXT, "N", 0, "of N tokens each (default: 2048, or the model's maximum if that is smaller)", 1},
     {"seed", KEY_SEED, "N", 0, "draw them from the whole text, by this seed, instead of taking the first ones", 1},
     {"template", KEY_TEMPLATE, "NAME", 0, "write conversations in this chat template (default: the model's own)", 1},
-    {"date", KEY_DATE, "DATE", 0, "the date that some templates state (default: today)", 1},
+    {"date", KEY_DATE, "DATE", 0, "the date that some templates state (default: 2025-01-01, so that the same "
+     "command makes the same moments on any day)", 1},
     {"held", KEY_HELD, "N", 0, "hold the last N sequences out, for moments of their own (default: an eighth with "
      "--reference, otherwise none)", 1},
     {NULL, 0, NULL, 0, "Block by block:", 2},

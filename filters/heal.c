@@ -44,6 +44,8 @@ struct job {
     struct trainer trainer;
     struct healing healing;
     struct healing_blocks blocks;                /* with --scope block */
+    uint64_t student_hash, teacher_hash;         /* of all their weights; with --scope block in blocks */
+    int64_t stored;              /* bytes of weights that models read so far have on disk */
     int held;                    /* what came of getting hold of a block */
     struct json *about, *history;
     char *work;
@@ -64,11 +66,12 @@ static int64_t steps_for(const struct training_text *text)
 static int read_texts(struct job *job, const struct loader *loader)
 {
     struct training_text_options how = {heal_options.context, common_options.seed, heal_options.all,
-                                        heal_options.template, heal_options.date, heal_options.limit};
+                                        heal_options.template, heal_options.date, heal_options.limit, false};
     int rc = training_text_open(&job->text, heal_options.data, heal_options.count, loader, &how);
 
     if (!rc && heal_options.eval_text) {
         how.seed = 0;
+        how.measured = true;
         rc = training_text_open(&job->evaluation, &heal_options.eval_text, 1, loader, &how);
     }
     if (!rc)
@@ -79,11 +82,29 @@ static int read_texts(struct job *job, const struct loader *loader)
     return rc;
 }
 
-static int load(struct network *network, const char *path, const struct device *device, struct selection *selection,
-                struct job *job)
+/* Weights that don't fit are not worth reading; what training takes besides is planned behind. */
+static int load_weights(struct network *network, struct loader *loader, struct job *job, uint64_t *value)
+{
+    struct hash *hash = loader->hash = hash_new();
+    double limit = memory_limit() / heal_options.training.ranks->local;
+    int rc = EX_OK;
+
+    job->stored += loader_stored_bytes(loader);
+    if ((double)job->stored > limit)
+        rc = fail(EX_OSERR, "'%s': %.0f MiB of memory would be needed for weights alone, there are %.0f%s",
+                  loader_name(loader), (double)job->stored / 0x1p20, limit / 0x1p20,
+                  heal_options.training.ranks->count > 1 ? "" : ": --scope block holds one block at a time");
+    else
+        rc = network_load(network, loader);
+    *value = hash_value(hash);
+    hash_free(hash);
+    return rc;
+}
+
+static int load(struct network *network, const char *path, struct selection *selection, struct job *job)
 {
     struct loader loader;
-    int rc = loader_open(&loader, path, device, ACTIVATIONS_F32);
+    int rc = loader_open(&loader, path, job->device, ACTIVATIONS_F32);
 
     if (rc)
         return rc;
@@ -98,26 +119,22 @@ static int load(struct network *network, const char *path, const struct device *
         rc = read_texts(job, &loader);
     }
     if (!rc && heal_options.scope == SCOPE_MODEL)
-        rc = network_load(network, &loader);
+        rc = load_weights(network, &loader, job, selection ? &job->student_hash : &job->teacher_hash);
     loader_close(&loader);
     return rc;
 }
 
-/* What the result depends on beside the options: the numbers that training starts from, and the size of everything. */
+/* What the result depends on: the options, and all weights. */
 static struct json *about(const struct job *job)
 {
     bool blocks = heal_options.scope == SCOPE_BLOCK;
     struct json *all = json_clone(job->history);
-    struct hash *hash = hash_new();
-    char *text;
+    char hash[HASH_TEXT];
 
-    parameters_hash(&job->parameters, hash);     /* none yet with --scope block */
-    text = xasprintf("%016llx", (unsigned long long)(blocks ? job->blocks.start : hash_value(hash)));
-    json_put(all, "start", json_make_string(text));
-    json_put(all, "weights", json_make_int(blocks ? job->blocks.weights : job->student.bytes));
-    json_put(all, "teacher", json_make_int(blocks ? job->blocks.teacher_weights : job->teacher.bytes));
-    hash_free(hash);
-    free(text);
+    json_put(all, "weights", json_make_string(hash_text(blocks ? job->blocks.student_hash : job->student_hash, hash)));
+    if (heal_options.teacher)
+        json_put(all, "teacher",
+                 json_make_string(hash_text(blocks ? job->blocks.teacher_hash : job->teacher_hash, hash)));
     return all;
 }
 
@@ -157,13 +174,16 @@ static int inputs_check(const struct ranks *ranks)
 /* That what is asked for can be done here, by so many. */
 static int check(const struct device *device, const struct ranks *ranks)
 {
+    int rc;
+
     if (!device->products(heal_options.products))
         return fail(EX_UNAVAILABLE, "--products %s: this processor can't (AVX512-BF16), or not on this device",
                     product_names[heal_options.products]);
     if (heal_options.scope == SCOPE_BLOCK && ranks->count > 1)
         return fail(EX_USAGE, "--scope block is for one process: the states that leave a block go on in its memory, "
                     "%d ranks were started", ranks->count);
-    return inputs_check(ranks);
+    rc = inputs_check(ranks);
+    return rc || heal_options.plan || ranks->rank ? rc : output_try(common_options.output, true);
 }
 
 static void set_healing(struct job *job)
@@ -220,8 +240,8 @@ static int prepare(struct job *job)
 
     job->selection = (struct selection){.classes = heal_options.classes, .match = &common_options.match,
                                         .blocks = heal_options.training.loss == LOSS_FEATURE};
-    if (rc || (rc = load(&job->student, heal_options.model, job->device, &job->selection, job))
-        || (heal_options.teacher && (rc = load(&job->teacher, heal_options.teacher, job->device, NULL, job))))
+    if (rc || (rc = load(&job->student, heal_options.model, &job->selection, job))
+        || (heal_options.teacher && (rc = load(&job->teacher, heal_options.teacher, NULL, job))))
         return rc;
     if (heal_options.scope == SCOPE_BLOCK)
         return prepare_blocks(job);

@@ -175,6 +175,19 @@ int output_open(struct output *output, const char *path, bool binary)
     return output->fd < 0 ? fail(EX_CANTCREAT, "cannot open '%s':", path) : EX_OK;
 }
 
+int output_try(const char *path, bool binary)
+{
+    struct output output;
+    struct stat about;
+    int rc;
+
+    if (path && !stat(path, &about) && !S_ISREG(about.st_mode) && !S_ISDIR(about.st_mode))
+        return EX_OK;
+    if (!(rc = output_open(&output, path, binary)))
+        output_close(&output);
+    return rc;
+}
+
 static const char *output_name(const struct output *output)
 {
     return output->path ? output->path : "standard output";

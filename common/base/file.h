@@ -45,6 +45,10 @@ struct output {
  * refused where binary is set (EX_USAGE). */
 int output_open(struct output *output, const char *path, bool binary);
 
+/* Whether output_open() would do, before what is to be written is made; leaves nothing, and doesn't open what is no
+ * file (a pipe would see its end). */
+int output_try(const char *path, bool binary);
+
 /* Writes all. EX_IOERR after a message. */
 int output_write(struct output *output, const void *data, size_t size);
 

@@ -2,6 +2,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -43,4 +44,10 @@ uint64_t hash_value(const struct hash *hash)
 uint64_t hash_of(const void *data, size_t size)
 {
     return XXH3_64bits(data, size);
+}
+
+const char *hash_text(uint64_t value, char text[HASH_TEXT])
+{
+    snprintf(text, HASH_TEXT, "%016llx", (unsigned long long)value);
+    return text;
 }

@@ -20,4 +20,8 @@ uint64_t hash_value(const struct hash *hash);
 /* The hash of one block. */
 uint64_t hash_of(const void *data, size_t size);
 
+/* As 16 hexadecimal digits, written to text; returns it. */
+enum { HASH_TEXT = 17 };
+const char *hash_text(uint64_t value, char text[HASH_TEXT]);
+
 #endif

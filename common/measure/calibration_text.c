@@ -38,7 +38,9 @@ static int write_conversation(struct documents *documents, const struct json *me
     if (!documents->chat_opened) {
         rc = chat_model_open(&documents->chat, documents->loader, documents->tokenizer, documents->options->template);
         documents->chat_opened = !rc;
-        documents->chat.chat.date = documents->options->date;
+        if (!rc)
+            documents->chat.chat.date = documents->options->date ? documents->options->date
+                                                                 : chat_usual_date(&documents->chat.chat);
     }
     if (!rc)
         rc = chat_write(&documents->chat.chat, conversation.messages, conversation.count, false, text);
@@ -84,6 +86,7 @@ static int tokenize_lines(struct calibration_text *text, const char *name, struc
     free(eos);
     if (!rc)
         rc = json_text_lines(text->raw.data, text->raw.length, name, take_line, documents);
+    text->date = documents->chat_opened ? documents->chat.chat.date : NULL;
     if (documents->chat_opened)
         chat_model_close(&documents->chat);
     return rc;
@@ -183,8 +186,8 @@ struct json *calibration_text_history(const struct calibration_text *text, const
         json_put(about, "seed", json_make_int((int64_t)options->seed));
     if (options->template)
         json_put(about, "template", json_make_string(options->template));
-    if (options->date)
-        json_put(about, "date", json_make_string(options->date));
+    if (text->date)
+        json_put(about, "date", json_make_string(text->date));
     return about;
 }
 

@@ -114,17 +114,24 @@ int64_t *healing_states(const struct healing *h, int *count)
     return step;
 }
 
-void healing_remove_states(const struct healing *h, int kept)
+static void remove_state(const struct healing *h, int64_t number)
 {
-    int count = 0;
+    char *path = healing_state_path(h, number);
+
+    unlink(path);
+    free(path);
+}
+
+void healing_keep_state(const struct healing *h, int64_t number)
+{
+    int count = 0, kept = 0;
     int64_t *step = h->ranks->rank ? NULL : healing_states(h, &count);
 
-    for (int i = kept; i < count; i++) {
-        char *path = healing_state_path(h, step[i]);
-
-        unlink(path);
-        free(path);
-    }
+    for (int i = 0; i < count; i++)
+        if (step[i] <= number && kept < KEPT)
+            kept++;
+        else
+            remove_state(h, step[i]);
     free(step);
 }
 
@@ -137,7 +144,7 @@ int healing_open_folder(struct healing *h)
     h->lock = open(h->work, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (h->lock < 0)
         return fail(EX_CANTCREAT, "cannot open '%s':", h->work);
-    if (flock(h->lock, LOCK_EX | LOCK_NB))
+    if (flock(h->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)       /* a file system without locks will do */
         return fail(EX_CANTCREAT, "'%s': another process works there", h->work);
     return EX_OK;
 }
@@ -164,7 +171,7 @@ void healing_take(struct healing *h, const struct json *position)
 {
     h->window = json_as_int(json_at(position, "window"), 0);
     h->seconds = json_as_real(json_at(position, "seconds"), 0);
-    h->log_bytes = json_as_int(json_at(position, "log_bytes"), 0);
+    h->log_bytes = most(json_as_int(json_at(position, "log_bytes"), 0), 0);
 }
 
 /* Whether a state of this number is of the block at hand. */
@@ -187,10 +194,10 @@ static int64_t *shared_states(const struct healing *h, int *count)
 int healing_resume(struct healing *h)
 {
     struct json *position = NULL;
-    int count = 0, i, rc = EX_OK;
+    int count = 0, rc = EX_OK;
     int64_t *step = shared_states(h, &count);
 
-    for (i = 0; i < count && !position; i++) {
+    for (int i = 0; i < count && !position; i++) {
         char *path = healing_state_path(h, step[i]);
 
         if (is_of_block(h, step[i]))
@@ -198,6 +205,10 @@ int healing_resume(struct healing *h)
         free(path);
         if (rc && rc != EX_DATAERR)
             break;
+        if (rc && !h->ranks->rank)
+            remove_state(h, step[i]);            /* it would take the place of a whole one */
+        if (position)
+            healing_keep_state(h, step[i]);
     }
     free(step);
     if (rc == EX_DATAERR && !position)
@@ -206,7 +217,6 @@ int healing_resume(struct healing *h)
         return rc;
     if (position) {
         healing_take(h, position);
-        healing_remove_states(h, i > KEPT ? i : KEPT);   /* one more where it was stopped before it could */
         if (h->block >= 0)
             note("block %lld goes on behind step %lld", (long long)h->block, (long long)h->trainer->step);
         else
@@ -224,7 +234,7 @@ struct json *healing_position(const struct healing *h)
         fdatasync(h->log_fd);
     json_put(position, "window", json_make_int(h->window));
     json_put(position, "seconds", json_make_number(h->seconds + clock_seconds() - h->start));
-    json_put(position, "log_bytes", json_make_int(h->log_fd < 0 ? 0 : (int64_t)lseek(h->log_fd, 0, SEEK_CUR)));
+    json_put(position, "log_bytes", json_make_int(h->log_fd < 0 ? 0 : most(lseek(h->log_fd, 0, SEEK_CUR), 0)));
     return position;
 }
 
@@ -235,7 +245,7 @@ static int save(struct healing *h)
     int rc = snapshot_write(path, h->trainer, h->about, position);
 
     if (!rc)
-        healing_remove_states(h, KEPT);
+        healing_keep_state(h, h->behind + h->trainer->step);
     json_drop(position);
     free(path);
     return rc;
@@ -400,7 +410,7 @@ int healing_run(struct healing *h)
 void healing_close(struct healing *h, bool done)
 {
     if (done && h->work)
-        healing_remove_states(h, 0);
+        healing_keep_state(h, -1);
     if (h->log_path && h->log_fd >= 0)
         close(h->log_fd);
     if (h->work && h->lock >= 0)

@@ -1,6 +1,7 @@
 /* healing_blocks.c - what there is to train in each block, what memory that takes, and the blocks as they were
  * trained. */
 #include "measure/healing_blocks_internal.h"
+#include "measure/healing_internal.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/number.h"
@@ -46,19 +47,16 @@ int64_t blocks_windows(const struct healing_blocks *b)
 /* ---- survey ---- */
 
 /* Both models' blocks of this number are there. */
-static int see_block(struct healing_blocks *b, int64_t layer, struct hash *hash)
+static int see_block(struct healing_blocks *b, int64_t layer)
 {
     struct healing *h = b->healing;
     int rc;
 
-    b->weights += b->student->bytes;
-    b->teacher_weights += b->teacher->bytes;
     if (!parameters_find(b->parameters, b->student, b->selection))
         return EX_OK;
     b->trained[layer] = true;
     b->last = layer;
     b->count++;
-    parameters_hash(b->parameters, hash);
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
         b->numbers[i] += parameters_count(b->parameters, classes[i]);
     rc = trainer_open(h->trainer, b->student, b->teacher, b->parameters, b->training);
@@ -95,7 +93,7 @@ static void add_up(struct healing_blocks *b, int64_t embedding, int64_t block)
     }
 }
 
-static int see_all(struct healing_blocks *b, struct hash *hash)
+static int see_all(struct healing_blocks *b)
 {
     struct applied *embedding;
     int64_t bytes, block = 0;
@@ -109,7 +107,7 @@ static int see_all(struct healing_blocks *b, struct hash *hash)
         progress_step("sizes of blocks");
         if (!(rc = network_block(b->student, &b->student_loader, layer))
             && !(rc = network_block(b->teacher, &b->teacher_loader, layer)))
-            rc = see_block(b, layer, hash);
+            rc = see_block(b, layer);
         block = most(block, b->student->bytes);
         block_free(&b->student->block[layer], b->device);
         block_free(&b->teacher->block[layer], b->device);
@@ -117,13 +115,12 @@ static int see_all(struct healing_blocks *b, struct hash *hash)
     if (!rc && !(rc = loader_finish(&b->student_loader)))
         rc = loader_finish(&b->teacher_loader);
     add_up(b, bytes, block);
-    b->start = hash_value(hash);
     return rc;
 }
 
 int healing_blocks_survey(struct healing_blocks *b)
 {
-    struct hash *hash = hash_new();
+    struct hash *hash[] = {hash_new(), hash_new()};
     int rc = blocks_open(b, true);
 
     b->held = b->hidden.fd = -1;
@@ -136,22 +133,22 @@ int healing_blocks_survey(struct healing_blocks *b)
     }
     if (!rc) {
         progress_start("reading", b->student->config.n_layer);
-        rc = see_all(b, hash);
+        b->student_loader.hash = hash[0];
+        b->teacher_loader.hash = hash[1];
+        rc = see_all(b);
+        b->student_hash = hash_value(hash[0]);
+        b->teacher_hash = hash_value(hash[1]);
         progress_stop();
     }
     if (!rc && !b->count)
         rc = fail(EX_USAGE, "nothing to train: no block has any of the numbers asked for");
     blocks_shut(b);
-    hash_free(hash);
+    hash_free(hash[0]);
+    hash_free(hash[1]);
     return rc;
 }
 
 /* ---- memory ---- */
-
-static double mib(int64_t bytes)
-{
-    return (double)bytes / 0x1p20;
-}
 
 int healing_blocks_plan(const struct healing_blocks *b)
 {
@@ -172,8 +169,7 @@ int healing_blocks_plan(const struct healing_blocks *b)
         if ((double)b->memory[i].total <= limit)
             fits = xasprintf("--batch %lld --accumulate %lld takes %.0f MiB", (long long)(h->batch >> i),
                              (long long)(divide_up(h->batch, h->batch >> i) * h->accumulate), mib(b->memory[i].total));
-    rc = fail(EX_OSERR, "%.0f MiB of memory would be needed, there are %.0f; %s", mib(m->total), limit / 0x1p20,
-              fits ? fits : none);
+    rc = healing_refuse(m->total, limit, 1, fits ? fits : none);
     free(fits);
     return rc;
 }

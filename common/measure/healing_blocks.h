@@ -37,8 +37,7 @@ struct healing_blocks {
     bool *trained;               /* [n_layer]: whether there is anything to train */
     int64_t count, last;         /* of blocks that are trained, and the last one of them */
     int64_t numbers[4];          /* that are trained: of cores, matrices, scales, norms */
-    int64_t weights, teacher_weights;            /* bytes of all blocks */
-    uint64_t start;              /* hash of all numbers that training starts from */
+    uint64_t student_hash, teacher_hash;         /* of all blocks, and the student's embedding */
     struct blocks_memory memory[HEALING_HALVES]; /* with batch, batch / 2, ... */
 
     /* Private. */

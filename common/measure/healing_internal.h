@@ -7,11 +7,19 @@
 /* The path of a state by the number of its step, of all blocks' steps; the caller frees. */
 char *healing_state_path(const struct healing *healing, int64_t step);
 
+static inline double mib(int64_t bytes)
+{
+    return (double)bytes / 0x1p20;
+}
+
+/* EX_OSERR, after a message: so much memory of each of `local` ranks is more than the limit; what would fit instead. */
+int healing_refuse(int64_t bytes, double limit, int local, const char *instead);
+
 /* The steps of all states, newest first; the caller's. */
 int64_t *healing_states(const struct healing *healing, int *count);
 
-/* Removes states but for the newest so many; rank 0 does. */
-void healing_remove_states(const struct healing *healing, int kept);
+/* Removes all states but that of this number and the newest one before it; rank 0 does. -1: all. */
+void healing_keep_state(const struct healing *healing, int64_t number);
 
 /* Both of rank 0. The log is as it was at the state, of log_bytes: what came behind comes again. */
 int healing_open_folder(struct healing *healing);

@@ -21,7 +21,9 @@ static const struct {
 
 static const char *const scopes[] = {"model", "block", NULL};
 
-struct heal_options heal_options = {.batch = 8, .accumulate = 1, .dtype = -1, .checkpoint_every = 100};
+enum { CHECKPOINT_USUAL = 100 };  /* steps */
+
+struct heal_options heal_options = {.batch = 8, .accumulate = 1, .dtype = -1, .checkpoint_every = -1};
 
 const struct argp_option heal_table[] = {
     {NULL, 0, NULL, 0, "What is learnt:", 1},
@@ -61,7 +63,8 @@ const struct argp_option heal_table[] = {
     {"all", KEY_ALL, NULL, 0, "learn everything in conversations, not the answers only", 4},
     {"template", KEY_TEMPLATE, "NAME|FILE", 0, "of conversations: granite, chatml, llama2, llama3, mistral, or a file "
      "(default: the model's own)", 4},
-    {"date", KEY_DATE, "YYYY-MM-DD", 0, "for templates that state it (default: today)", 4},
+    {"date", KEY_DATE, "YYYY-MM-DD", 0, "for templates that state it (default: 2025-01-01, so that the same "
+     "command gives the same model on any day)", 4},
     {"limit", KEY_LIMIT, "N", 0, "of each file of JSON the first N documents (default: all)", 4},
     {NULL, 0, NULL, 0, "On the way:", 5},
     {"work", KEY_WORK, "DIR", 0, "a folder for the log and the checkpoints: the same command goes on from the newest "
@@ -163,6 +166,11 @@ static void check(void)
         die(EX_USAGE, "--eval-every needs --eval-text");
     if (heal_options.link && !heal_options.plan)
         die(EX_USAGE, "--link needs --plan");
+    if (heal_options.checkpoint_every > 0 && !heal_options.work
+        && (!common_options.output || !strcmp(common_options.output, "-")))
+        die(EX_USAGE, "--checkpoint-every needs a folder: --work, or -o");
+    if (heal_options.checkpoint_every < 0)
+        heal_options.checkpoint_every = CHECKPOINT_USUAL;
     check_loss();
     if (!heal_options.classes)
         heal_options.classes = TRAIN_ALL;

@@ -9,9 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static double mib(int64_t bytes)
+int healing_refuse(int64_t bytes, double limit, int local, const char *instead)
 {
-    return (double)bytes / 0x1p20;
+    return fail(EX_OSERR, "%.0f MiB of memory would be needed, there are %.0f%s; %s", mib(bytes), limit / 0x1p20,
+                local > 1 ? " for each rank" : "", instead);
 }
 
 static int64_t common_divisor(int64_t a, int64_t b)
@@ -41,11 +42,12 @@ static char *smaller(const struct healing *h, double limit)
 
     with_less.training.memory = 0;
     for (int64_t batch = h->own_batch; batch; batch /= 2) {
-        struct trainer_memory m = trainer_memory(&with_less, batch * h->text->context, 2);
+        int64_t accumulate = divide_up(h->own_batch, batch) * h->own_count;
+        struct trainer_memory m = trainer_memory(&with_less, batch * h->text->context, accumulate);
 
         if ((double)m.total <= limit)
             return xasprintf("--batch %lld --accumulate %lld --memory 0 takes %.0f MiB%s", (long long)batch,
-                             (long long)(divide_up(h->own_batch, batch) * h->own_count * count), mib(m.total),
+                             (long long)(accumulate * count), mib(m.total),
                              alone ? "; --scope block holds one block at a time" : "");
     }
     return xasprintf("not even --batch 1 --memory 0 fits: take %sa shorter --context, or --train less",
@@ -83,8 +85,7 @@ int healing_plan(struct healing *h, bool tell)
     if ((double)m.total <= limit)
         return EX_OK;
     text = smaller(h, limit);
-    rc = fail(EX_OSERR, "%.0f MiB of memory would be needed, there are %.0f%s; %s", mib(m.total), limit / 0x1p20,
-              local > 1 ? " for each rank" : "", text);
+    rc = healing_refuse(m.total, limit, local, text);
     free(text);
     return rc;
 }

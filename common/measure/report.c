@@ -33,12 +33,11 @@ void report_data(struct json *report, const char *path, const void *data, size_t
 {
     struct json *about = json_make_object();
     char *name = file_is_stdin(path) ? xstrdup(file_input_name(path)) : file_basename(path);
-    char hash[17];
+    char hash[HASH_TEXT];
 
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)hash_of(data, length));
     json_put(about, "name", json_make_string(name));
     json_put(about, "bytes", json_make_int((int64_t)length));
-    json_put(about, "hash", json_make_string(hash));
+    json_put(about, "hash", json_make_string(hash_text(hash_of(data, length), hash)));
     json_put(report, "data", about);
     free(name);
 }

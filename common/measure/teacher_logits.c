@@ -88,7 +88,7 @@ static int check_about(struct teacher_logits *l, const struct reader *reader, co
     size_t entries = json_count(reader->history);
     const struct json *options = entries ? json_at(json_item(reader->history, entries - 1), "options") : NULL;
     struct config config;
-    char hash[17];
+    const char *hash = json_as_string(json_at(text->about, "hash"), "");
     int rc;
 
     l->top.k = json_as_int(json_at(options, "top"), -1);
@@ -105,7 +105,6 @@ static int check_about(struct teacher_logits *l, const struct reader *reader, co
     if ((rc = about_differs(l, options, "context", text->context, "windows of --context"))
         || (rc = about_differs(l, options, "tokens", (int64_t)text->ids.count, "a text whose tokens are")))
         return rc;
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)training_text_hash(text));
     if (strcmp(json_as_string(json_at(options, "hash"), ""), hash))
         return fail(EX_DATAERR, "'%s': logits of another text, or for another tokenizer, template or choice of answers "
                     "(%s, expected %s)", l->path, json_as_string(json_at(options, "hash"), "no hash"), hash);
@@ -265,12 +264,11 @@ int teacher_logits_read(struct teacher_logits *logits, struct training_text *tex
 struct json *teacher_logits_about(const struct teacher_logits *logits)
 {
     struct json *about = json_make_object();
-    char *name = file_basename(logits->path), hash[17];
+    char *name = file_basename(logits->path), hash[HASH_TEXT];
 
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)logits->hash);
     json_put(about, "name", json_make_string(name));
     json_put(about, "top", json_make_int(logits->top.k));
-    json_put(about, "hash", json_make_string(hash));
+    json_put(about, "hash", json_make_string(hash_text(logits->hash, hash)));
     free(name);
     return about;
 }

@@ -11,7 +11,7 @@
  *     window.NNNNNNNNNN.rest     f32 [rows]: the probability of all other ids together
  *
  * The last entry of its history has the options "measure": "logits", "top": K, "context", "tokens", "windows", "hash"
- * (training_text_hash(), in hexadecimal) and what else is known of the text. */
+ * (see struct training_text) and what else is known of the text. */
 #ifndef MEASURE_TEACHER_LOGITS_H
 #define MEASURE_TEACHER_LOGITS_H
 

@@ -173,15 +173,12 @@ static int write_windows(struct writing *w)
 static int open_writer(struct writing *w, const char *output)
 {
     struct json *history = source_history(&w->loader.source), *about = json_clone(w->text.about);
-    char hash[17];
     int rc;
 
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)training_text_hash(&w->text));
     json_put(about, "measure", json_make_string("logits"));
     json_put(about, "top", json_make_int(w->options->top));
     json_put(about, "dtype", json_make_string(dtype_float_names[w->options->dtype]));
     json_put(about, "windows", json_make_int(w->text.windows));
-    json_put(about, "hash", json_make_string(hash));
     json_append(history, history_entry("evaluate", about));
     rc = writer_open(&w->writer, output, w->loader.source.config, history);
     json_drop(history);

@@ -108,7 +108,8 @@ static int add_conversation(struct reading *r, const struct json *messages, cons
     if (!r->chat_opened) {
         rc = chat_model_open(&r->chat, r->loader, r->tokenizer, r->options->template);
         r->chat_opened = !rc;
-        r->chat.chat.date = r->options->date;
+        if (!rc)
+            r->chat.chat.date = r->options->date ? r->options->date : chat_usual_date(&r->chat.chat);
     }
     if (!rc && !(rc = chat_write(&r->chat.chat, c.messages, c.count, false, &text))) {
         tokenizer_encode(r->tokenizer, text.data, text.length, TOKENIZE_PLAIN, &r->text->ids);
@@ -164,7 +165,8 @@ static int read_file(struct reading *r, const char *path, struct json *list)
 
     r->name = file_input_name(path);
     r->taken = 0;
-    if (!(rc = corpus_read(path, &raw)) && !(rc = evaluation_refuse(r->name, raw.data, raw.length))) {
+    if (!(rc = corpus_read(path, &raw))
+        && (r->options->measured || !(rc = evaluation_refuse(r->name, raw.data, raw.length)))) {
         report_data(about, path, raw.data, raw.length);
         json_append(list, json_keep(json_at(about, "data")));
         rc = take_documents(r, &raw);
@@ -174,6 +176,16 @@ static int read_file(struct reading *r, const char *path, struct json *list)
     text_free(&raw);
     json_drop(about);
     return rc;
+}
+
+/* The option that has nothing to act on. */
+static const char *idle_option(const struct reading *r)
+{
+    const struct training_text_options *o = r->options;
+
+    if (o->measured || r->chat_opened)
+        return NULL;
+    return o->template ? "template" : o->date ? "date" : o->whole ? "all" : NULL;
 }
 
 static int read_files(struct reading *r, const char *const *paths, int count)
@@ -188,12 +200,47 @@ static int read_files(struct reading *r, const char *const *paths, int count)
         rc = read_file(r, paths[i], list);
     if (!rc && !memchr(text->counts, 1, text->ids.count))
         rc = fail(EX_DATAERR, "'%s': no answer in any conversation: nothing to learn", r->name);
-    if (!rc && !r->chat_opened && (r->options->template || r->options->date))
-        rc = fail(EX_USAGE, "--%s: no conversations in '%s'", r->options->template ? "template" : "date", r->name);
+    if (!rc && idle_option(r))
+        rc = fail(EX_USAGE, "--%s: no conversations in '%s'", idle_option(r), r->name);
     json_put(text->about, "data", list);
     free(bos);
     free(eos);
     return rc;
+}
+
+/* Of what the model is to learn: the tokens, where documents begin, and what counts. */
+static uint64_t hash_tokens(const struct training_text *text)
+{
+    struct hash *hash = hash_new();
+    uint64_t value;
+
+    hash_update(hash, text->ids.id, text->ids.count * sizeof *text->ids.id);
+    hash_update(hash, text->begins, text->ids.count);
+    hash_update(hash, text->counts, text->ids.count);
+    value = hash_value(hash);
+    hash_free(hash);
+    return value;
+}
+
+static void describe(const struct reading *r)
+{
+    const struct training_text_options *options = r->options;
+    const struct training_text *text = r->text;
+    char hash[HASH_TEXT];
+
+    json_put(text->about, "context", json_make_int(text->context));
+    json_put(text->about, "tokens", json_make_int((int64_t)text->ids.count));
+    json_put(text->about, "documents", json_make_int(text->documents));
+    json_put(text->about, "hash", json_make_string(hash_text(hash_tokens(text), hash)));
+    json_put(text->about, "seed", json_make_int((int64_t)options->seed));
+    if (r->chat_opened)
+        json_put(text->about, "counted", json_make_string(options->whole ? "all" : "answers"));
+    if (options->template)
+        json_put(text->about, "template", json_make_string(options->template));
+    if (options->limit)
+        json_put(text->about, "limit", json_make_int(options->limit));
+    if (r->chat_opened && r->chat.chat.date)
+        json_put(text->about, "date", json_make_string(r->chat.chat.date));
 }
 
 int training_text_open(struct training_text *text, const char *const *paths, int count, const struct loader *loader,
@@ -204,24 +251,12 @@ int training_text_open(struct training_text *text, const char *const *paths, int
 
     *text = (struct training_text){.context = options->context, .seed = options->seed, .pass = -1,
                                    .about = json_make_object()};
-    if (!(rc = loader_tokenizer(loader, &r.tokenizer)))
-        rc = read_files(&r, paths, count);
+    if (!(rc = loader_tokenizer(loader, &r.tokenizer)) && !(rc = read_files(&r, paths, count)))
+        describe(&r);
+    text->windows = divide_up((int64_t)text->ids.count, text->context);
     if (r.chat_opened)
         chat_model_close(&r.chat);
     tokenizer_close(r.tokenizer);
-    text->windows = divide_up((int64_t)text->ids.count, text->context);
-    json_put(text->about, "context", json_make_int(text->context));
-    json_put(text->about, "tokens", json_make_int((int64_t)text->ids.count));
-    json_put(text->about, "documents", json_make_int(text->documents));
-    json_put(text->about, "seed", json_make_int((int64_t)options->seed));
-    if (r.chat_opened)
-        json_put(text->about, "counted", json_make_string(options->whole ? "all" : "answers"));
-    if (options->template)
-        json_put(text->about, "template", json_make_string(options->template));
-    if (options->limit)
-        json_put(text->about, "limit", json_make_int(options->limit));
-    if (options->date)
-        json_put(text->about, "date", json_make_string(options->date));
     return rc;
 }
 
@@ -295,19 +330,6 @@ void training_batch_free(struct micro_batch *batch)
     free((void *)batch->length);
     free((void *)batch->counts);
     *batch = (struct micro_batch){0};
-}
-
-uint64_t training_text_hash(const struct training_text *text)
-{
-    struct hash *hash = hash_new();
-    uint64_t value;
-
-    hash_update(hash, text->ids.id, text->ids.count * sizeof *text->ids.id);
-    hash_update(hash, text->begins, text->ids.count);
-    hash_update(hash, text->counts, text->ids.count);
-    value = hash_value(hash);
-    hash_free(hash);
-    return value;
 }
 
 void training_text_close(struct training_text *text)

@@ -16,8 +16,10 @@ struct training_text_options {
     int64_t context;             /* at most the model's positions */
     uint64_t seed;               /* of the order of windows */
     bool whole;                  /* everything in conversations counts */
-    const char *template, *date; /* of conversations; NULL: the model's own, today */
+    const char *template, *date; /* of conversations; NULL: the model's own, chat_usual_date() */
     int64_t limit;               /* of each JSON file its first so many documents; 0: all */
+    bool measured;               /* only that, not learned from: evaluation files will do, and texts with options of
+                                  * conversations */
 };
 
 struct training_text {
@@ -26,15 +28,16 @@ struct training_text {
     unsigned char *begins;       /* of each token: whether a document begins with it */
     size_t capacity;             /* of the two */
     int64_t context, windows, documents;
-    struct json *about;          /* for the history: {"data": [{name, bytes, hash}], ...} */
+    struct json *about;          /* for the history: {"data": [{name, bytes, hash}], "hash", ...}; hash tells two texts
+                                  * apart: tokens, where documents begin, what counts */
 
     /* Private: the order of the windows in one pass over all. */
     uint64_t seed;
     int64_t pass, *order;        /* pass -1: not made yet */
 };
 
-/* Reads and tokenizes count files ("-": standard input). EX_NOINPUT, EX_USAGE (a template or a date, and no
- * conversation), EX_DATAERR (no tokens, none that counts, a line that is none of these), EX_UNAVAILABLE (a chat
+/* Reads and tokenizes count files ("-": standard input). EX_NOINPUT, EX_USAGE (an option of conversations, and none of
+ * them), EX_DATAERR (no tokens, none that counts, a line that is none of these), EX_UNAVAILABLE (a chat
  * template that isn't known, a file of the project's evaluations), EX_IOERR after a message. {0} may be closed, too. */
 int training_text_open(struct training_text *text, const char *const *paths, int count, const struct loader *loader,
                        const struct training_text_options *options);
@@ -50,9 +53,6 @@ int64_t training_text_window(struct training_text *text, int64_t number);
 
 /* How many tokens it has. */
 int64_t training_text_tokens(const struct training_text *text, int64_t window);
-
-/* What tells two texts apart: tokens, where documents begin, what counts. */
-uint64_t training_text_hash(const struct training_text *text);
 
 void training_text_close(struct training_text *text);
 

@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 const struct block_place block_places[] = {
     {"self_attn.q_proj.weight", offsetof(struct block, q), true},
@@ -48,6 +49,19 @@ static int64_t bytes_taken(const struct loader *loader, size_t first, int64_t pa
     if (!source->is_model)
         return payload;
     for (size_t i = first; i < source->next; i++)
+        sum += source->model.item[i].stored_bytes;
+    return sum;
+}
+
+int64_t loader_stored_bytes(const struct loader *loader)
+{
+    const struct source *source = &loader->source;
+    struct stat about;
+    int64_t sum = 0;
+
+    if (!source->is_model)
+        return !fstat(source->reader.fd, &about) && S_ISREG(about.st_mode) ? (int64_t)about.st_size : 0;
+    for (size_t i = 0; i < source->model.n_item; i++)
         sum += source->model.item[i].stored_bytes;
     return sum;
 }
@@ -223,6 +237,8 @@ static int take_matrix(struct loader *loader, struct applied **applied, bool lin
         operator_free(&op);
         return rc;
     }
+    if (loader->hash)
+        operator_hash(&op, loader->hash);
     count(loader, op.out * op.in, operator_parameters(&op), bytes_taken(loader, first, operator_bytes(&op)), linear);
     train = loader->train ? loader->train(loader->train_context, op.name) : 0;
     *applied = train ? apply_place_trained(loader->device, &op, train)
@@ -244,6 +260,10 @@ static int take_vector(struct loader *loader, float **vector, int64_t *bytes)
     if ((rc = inventory_take(&loader->inventory, record, loader_name(loader)))
         || (rc = source_load(&loader->source, record, &tensor)))
         return rc;
+    if (loader->hash) {
+        hash_update(loader->hash, record->name, strlen(record->name) + 1);
+        tensor_hash(&tensor, loader->hash);
+    }
     n = tensor_count(&tensor);
     host = xmallocarray((size_t)n, sizeof *host);
     tensor_get(&tensor, host);

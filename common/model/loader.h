@@ -50,6 +50,8 @@ struct loader {
      * nothing is. */
     unsigned (*train)(void *context, const char *name);
     void *train_context;
+    /* Likewise, by who tells models apart: the weights that are read go into it, their names too. NULL: they don't. */
+    struct hash *hash;
 };
 
 /* Opens a model (NULL or "-": a stream on standard input) and reads its companion files; the configuration is checked,
@@ -78,6 +80,9 @@ int loader_finish(struct loader *loader);
 /* Reads to the end: everything is verified and complete then. The head of a tied model borrows the embedding; a head
  * that is stored nevertheless is not used. */
 int loader_head(struct loader *loader, const struct applied *embedding, struct head *head);
+
+/* Bytes that the weights take in their files at least, known before they are read; 0 of a pipe. */
+int64_t loader_stored_bytes(const struct loader *loader);
 
 /* The name of the model in messages and reports; borrowed. */
 const char *loader_name(const struct loader *loader);

@@ -236,6 +236,21 @@ int64_t operator_bytes(const struct operator *op)
     return sum;
 }
 
+void operator_hash(const struct operator *op, struct hash *hash)
+{
+    const struct transform *turn[] = {&op->input, &op->output};
+
+    hash_update(hash, op->name, strlen(op->name) + 1);
+    for (int i = 0; i < 2; i++) {
+        int64_t numbers[] = {turn[i]->block, turn[i]->mix, (int64_t)turn[i]->seed};
+
+        hash_update(hash, numbers, sizeof numbers);
+    }
+    for (int t = 0; t < op->n_term; t++)
+        for (int s = 0; s < op->term[t].n_site; s++)
+            tensor_hash(&op->term[t].core[s], hash);
+}
+
 void operator_free(struct operator *op)
 {
     for (int t = 0; t < op->n_term && op->term; t++) {

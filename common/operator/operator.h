@@ -11,6 +11,7 @@
 #ifndef OPERATOR_OPERATOR_H
 #define OPERATOR_OPERATOR_H
 
+#include "base/hash.h"
 #include "files/source.h"
 #include "operator/transform.h"
 #include "stream/writer.h"
@@ -64,6 +65,9 @@ int64_t operator_parameters(const struct operator *op);
 
 /* Bytes of the payloads. */
 int64_t operator_bytes(const struct operator *op);
+
+/* Adds all that it is to a hash: name, transforms, and of each core dtype, shape and payload. */
+void operator_hash(const struct operator *op, struct hash *hash);
 
 /* W [out, in] f32, in full. */
 void operator_dense(const struct operator *op, float *w);

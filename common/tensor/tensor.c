@@ -48,6 +48,16 @@ void tensor_free(struct tensor *tensor)
     *tensor = (struct tensor){0};
 }
 
+void tensor_hash(const struct tensor *tensor, struct hash *hash)
+{
+    char buffer[DTYPE_NAME];
+    const char *name = dtype_name(tensor->dtype, buffer);
+
+    hash_update(hash, name, strlen(name) + 1);
+    hash_update(hash, tensor->shape, (size_t)tensor->rank * sizeof *tensor->shape);
+    hash_update(hash, tensor->data, (size_t)tensor->bytes);
+}
+
 int64_t tensor_count(const struct tensor *tensor)
 {
     int64_t count = 1;

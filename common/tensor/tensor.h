@@ -3,6 +3,7 @@
 #ifndef TENSOR_TENSOR_H
 #define TENSOR_TENSOR_H
 
+#include "base/hash.h"
 #include "tensor/dtype.h"
 
 #include <stddef.h>
@@ -21,6 +22,9 @@ struct tensor tensor_new(struct dtype dtype, int rank, const int64_t *shape);
 
 /* Releases the payload and zeroes. */
 void tensor_free(struct tensor *tensor);
+
+/* Adds dtype, shape and payload to a hash. */
+void tensor_hash(const struct tensor *tensor, struct hash *hash);
 
 /* Elements. */
 int64_t tensor_count(const struct tensor *tensor);

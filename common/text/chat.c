@@ -322,18 +322,29 @@ static bool has_thinking(const struct chat *chat)
            (chat->template == CHAT_CHATML && chat->variant & CHATML_THINKING);
 }
 
+static bool states_date(const struct chat *chat)
+{
+    return chat->template == CHAT_GRANITE || (chat->template == CHAT_LLAMA3 && chat->variant & LLAMA3_DATED);
+}
+
+const char *chat_usual_date(const struct chat *chat)
+{
+    bool own = chat->template == CHAT_LLAMA3 && !(chat->variant & LLAMA3_TODAY);
+
+    return states_date(chat) && !own ? "2025-01-01" : NULL;
+}
+
 /* A date is one that exists, and for a template that states it. */
 static int check_date(const struct chat *chat)
 {
-    bool stated = chat->template == CHAT_GRANITE || (chat->template == CHAT_LLAMA3 && chat->variant & LLAMA3_DATED);
     struct tm when = {0};
     char *end = strptime(chat->date, "%Y-%m-%d", &when);
     int day = when.tm_mday;
 
     if (!end || *end || timegm(&when) == -1 || when.tm_mday != day)
         return fail(EX_USAGE, "'%s' is not a date of the form YYYY-MM-DD", chat->date);
-    return stated ? EX_OK : fail(EX_USAGE, "the model's chat template ('%s') states no date",
-                                 chat_names[chat->template]);
+    return states_date(chat) ? EX_OK : fail(EX_USAGE, "the model's chat template ('%s') states no date",
+                                            chat_names[chat->template]);
 }
 
 int chat_write(const struct chat *chat, const struct message *messages, int count, bool prompt, struct text *text)

@@ -39,6 +39,10 @@ int chat_recognise(const char *jinja, const char *where, struct chat *chat, char
  * and is asked for it. */
 int chat_write(const struct chat *chat, const struct message *messages, int count, bool prompt, struct text *text);
 
+/* The date that texts to learn from state where none is given: always the same one, so that a command makes the same
+ * text on any day. NULL where the template states none, or has one of its own. */
+const char *chat_usual_date(const struct chat *chat);
+
 /* The text of the token that ends a turn ("<|im_end|>"); NULL where none is known. Borrowed. */
 const char *chat_end(const struct chat *chat);
 

@@ -222,19 +222,6 @@ int64_t parameters_count(const struct parameters *parameters, unsigned classes)
     return sum;
 }
 
-void parameters_hash(const struct parameters *p, struct hash *hash)
-{
-    for (int i = 0; i < p->count; i++) {
-        size_t bytes = (size_t)p->list[i].trainable.count * sizeof(float);
-        float *host = xaligned(bytes, 1);
-
-        p->device->download(host, p->list[i].trainable.values, bytes);
-        hash_update(hash, p->list[i].name, strlen(p->list[i].name));
-        hash_update(hash, host, bytes);
-        free(host);
-    }
-}
-
 void parameters_clear(struct parameters *p)
 {
     p->device->clear(p->gradient, p->floats);

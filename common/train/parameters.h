@@ -3,7 +3,6 @@
 #ifndef TRAIN_PARAMETERS_H
 #define TRAIN_PARAMETERS_H
 
-#include "base/hash.h"
 #include "base/options.h"
 #include "model/block_train.h"
 #include "model/network.h"
@@ -100,8 +99,6 @@ void parameters_add(struct parameters *parameters, int64_t first, int64_t count)
 /* What was put aside is forgotten. */
 void parameters_added(struct parameters *parameters);
 
-/* Names and numbers, as they are now. */
-void parameters_hash(const struct parameters *parameters, struct hash *hash);
 
 /* gradient = 0 */
 void parameters_clear(struct parameters *parameters);

@@ -18,7 +18,6 @@ enum { RANKS_CELLS = 64, RANKS_MOST = RANKS_CELLS };
 enum { RANKS_LINE = 16 };        /* floats of a cache line: cells, and all places of gradients, are whole ones */
 
 struct ranks {
-    const char *name;            /* "alone", "mpi" */
     int rank, count;
     int local;                   /* how many of them are on this machine */
     bool imagined;               /* the others aren't there */

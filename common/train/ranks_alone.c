@@ -34,7 +34,7 @@ static _Noreturn void end(struct ranks *ranks, int code)
     exit(code);
 }
 
-#define ALONE {.name = "alone", .count = 1, .local = 1, .sum_start = sum_start, .gather_start = gather_start, \
+#define ALONE {.count = 1, .local = 1, .sum_start = sum_start, .gather_start = gather_start, \
                .wait = nothing, .sum = sum, .broadcast = broadcast, .abort = end, .close = nothing}
 
 struct ranks *ranks_alone(void)

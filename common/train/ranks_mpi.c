@@ -371,7 +371,7 @@ int ranks_open_mpi(struct ranks **ranks, int expected)
 
     if (rc)
         return rc;
-    mpi.ranks = (struct ranks){.name = "mpi", .sum_start = mpi_sum_start, .gather_start = mpi_gather_start,
+    mpi.ranks = (struct ranks){.sum_start = mpi_sum_start, .gather_start = mpi_gather_start,
                                .wait = mpi_wait, .sum = mpi_sum, .broadcast = mpi_broadcast, .abort = mpi_end,
                                .close = mpi_close};
     if (mpi.init(NULL, NULL, THREAD_SERIALIZED, &provided))

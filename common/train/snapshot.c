@@ -53,6 +53,7 @@ static struct json *steps_of(const struct trainer *t, const struct json *about, 
     json_put(text, "floats", json_make_int(parameters_count(t->parameters, ~0u)));
     json_put(text, "step", json_make_int(t->step));
     json_put(text, "updates", json_make_int(t->updates));
+    json_put(text, "skipped", json_make_int(t->skipped));
     json_put(text, "position", json_clone(position));
     return text;
 }
@@ -259,6 +260,7 @@ static void take_text(struct trainer *t, const struct json *tree, struct json **
 
     t->step = json_as_int(json_at(all, "step"), 0);
     t->updates = json_as_int(json_at(all, "updates"), 0);
+    t->skipped = json_as_int(json_at(all, "skipped"), 0);
     *position = json_keep(json_at(all, "position"));
     json_drop(all);
     free(own);

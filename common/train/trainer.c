@@ -105,13 +105,13 @@ static void lay_out(struct trainer *t, struct way *way)
     way->shared = way->own + (layers - way->first_kept) * way->kept;
 }
 
-/* Gradients of micro-batches are added in a tree: one for each bit of their number. */
+/* Gradients of micro-batches are added in a tree: one for each bit of the number of those that are put aside. */
 int64_t trainer_trained(const struct trainer *t, int64_t accumulate)
 {
     const struct parameters *p = t->parameters;
     int64_t sums = 0, floats;
 
-    while (accumulate > 1 && accumulate >> sums)
+    while ((accumulate - 1) >> sums)
         sums++;
     floats = p->floats * (1 + sums) + 2 * p->moments;
     if (t->training.ranks->count > 1)
@@ -336,8 +336,12 @@ static int change(struct trainer *t, struct stepped *s)
 {
     double factor = 1;
 
-    if (!s->counted)
-        return fail(EX_DATAERR, "step %lld: no token counts", (long long)t->step + 1);
+    if (!s->counted) {
+        note("step %lld: no token counts: it is passed over", (long long)t->step + 1);
+        s->skipped = true;
+        t->step++;
+        return EX_OK;
+    }
     if (!isfinite(s->loss) || !isfinite(s->norm))
         return skip(t, s);
     t->skipped = 0;

@@ -78,7 +78,7 @@ struct stepped {
     double norm;                 /* of the gradient, before it was clipped */
     double rate;
     int64_t counted, tokens;
-    bool skipped;                /* something wasn't finite */
+    bool skipped;                /* something wasn't finite, or no token counted */
     struct trainer_seconds seconds;
 };
 
@@ -88,11 +88,12 @@ struct trainer {
     struct parameters *parameters;               /* borrowed */
     int64_t step;                /* done */
     int64_t updates;             /* of what is trained: without the steps that were skipped */
+    int64_t skipped;             /* the last so many, as something wasn't finite */
 
     /* Private: sums since the last step, and memory on the device that grows on demand. */
     double cross, divergence;
     const struct loss_top *top;  /* of the micro-batch on its way */
-    int64_t counted, tokens, micro_batches, skipped;     /* skipped: in a row */
+    int64_t counted, tokens, micro_batches;
     int64_t unsent;              /* gradients of blocks before this one aren't on their way yet */
     struct trainer_seconds seconds;
     float *memory, *forward_x, *forward_keys;
@@ -114,9 +115,9 @@ void trainer_add(struct trainer *trainer, const struct micro_batch *batch);
  * before trainer_step(). */
 void trainer_add_states(struct trainer *trainer, int64_t layer, const struct micro_batch *batch, const float *states);
 
-/* Changes what is trained by the gradients added since the last step. EX_DATAERR after a message, with nothing
- * changed, where no token counted, or loss or gradient isn't finite; with training.skip only where that has been so
- * TRAINER_SKIPS times in a row. */
+/* Changes what is trained by the gradients added since the last step, or passes over a step in which no token counts.
+ * EX_DATAERR after a message, with nothing changed, where loss or gradient isn't finite; with training.skip only where
+ * that has been so TRAINER_SKIPS times in a row. */
 enum { TRAINER_SKIPS = 10 };
 int trainer_step(struct trainer *trainer, struct stepped *stepped);
 

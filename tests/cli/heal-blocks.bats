@@ -110,7 +110,7 @@ block() {
 
 @test "finished blocks are kept; a damaged one is trained again" {
     block --steps 4 --batch 1 -o whole.tns
-    block --steps 4 --batch 1 --checkpoint-every 3 --work work -o nowhere/out.tns && false
+    block --steps 4 --batch 1 --checkpoint-every 3 --work work -o /dev/full && false
     [ "$(cd work && echo block-*)" = 'block-0000 block-0001 block-0002' ]
     [ "$(cd work && echo checkpoint-*)" = 'checkpoint-00000007 checkpoint-00000011' ]
     steps_of work/log >log
@@ -123,10 +123,10 @@ block() {
 }
 
 @test "a folder of another training is refused before the first step" {
-    block --steps 3 --batch 1 --work work -o nowhere/out.tns && false
+    block --steps 3 --batch 1 --work work -o /dev/full && false
     rm work/block-0000
     refuses 64 'another model, text or other options' block --steps 3 --batch 1 --lr 0.1 --work work -o out.tns
-    heal -q "$made/cut.tns" "$made/text" --context 7 --batch 1 --steps 20 --checkpoint-every 19 --work other -o nowhere/out.tns && false
+    heal -q "$made/cut.tns" "$made/text" --context 7 --batch 1 --steps 20 --checkpoint-every 19 --work other -o /dev/full && false
     refuses 64 'another model, text or other options' block --steps 3 --batch 1 --work other -o out.tns
 }
 

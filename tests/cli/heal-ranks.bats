@@ -73,7 +73,7 @@ assert all(a["counted_tokens"] == b["counted_tokens"] for a, b in zip(one, two))
     ranks 3 "${distilled[@]}" --batch 1 --accumulate 3 --steps 3 --shard -o 3.tns
     cmp 1.tns 3.tns
     refuses 64 "4 ranks can't share 2 x 3 windows evenly: --batch would have to be a multiple of 2" \
-        silent ranks 4 --batch 3 --accumulate 2 --context 4 --steps 1
+        silent ranks 4 --batch 3 --accumulate 2 --context 4 --steps 1 -o out.tns
 }
 
 @test "each rank reads the teacher's logits of its own windows" {
@@ -130,7 +130,7 @@ assert abs(one / two - 1) < 1e-3, (one, two)'
     needs_mpi
     options=("${distilled[@]}" --batch 1 --accumulate 4 --steps 6 --checkpoint-every 2)
     alone "${options[@]}" --work whole.work -o whole.tns
-    ranks 2 "${options[@]}" --shard --work work -o nowhere/out.tns && false
+    ranks 2 "${options[@]}" --shard --work work -o /dev/full && false
     [ "$(cd work && echo checkpoint-*)" = 'checkpoint-00000004 checkpoint-00000006' ]
     rm work/checkpoint-00000006
     cp -r work work.4
@@ -192,7 +192,7 @@ exec heal -q made/cut.tns made/text --threads 1 "$@"' bash "${options[@]}" -o ou
     evaluate logits -q made/dense made/text --top 5 --context 4 -o 0/logits
     cp 0/logits 1/
     pair 'made/text --teacher-logits 0/logits' 'made/text --teacher-logits 1/logits' --context 4 --batch 2 --steps 1000000 \
-        --log log >said 2>&1 3>&- &
+        --log log -o out.tns >said 2>&1 3>&- &
     launcher=$!
     for _ in {1..300}; do
         [ ! -s log ] || break
@@ -211,17 +211,17 @@ exec heal -q made/cut.tns made/text --threads 1 "$@"' bash "${options[@]}" -o ou
 # Whatever goes wrong for one rank ends all of them: with its message, and none from the others.
 @test "what one rank alone finds wrong ends all, and is said once" {
     needs_mpi
-    refuses 66 "heal, rank 1: cannot open 'nowhere'" silent pair made/text nowhere "${distilled[@]}" --steps 1 --batch 2
+    refuses 66 "heal, rank 1: cannot open 'nowhere'" silent pair made/text nowhere "${distilled[@]}" --steps 1 --batch 2 -o out.tns
     refuses 64 'heal, rank 1: another model, text or other options than those of rank 0: "lr" is 0.1, not 0.2' \
-        silent pair 'made/text --lr 0.2' 'made/text --lr 0.1' --context 4 --steps 1 --batch 2
+        silent pair 'made/text --lr 0.2' 'made/text --lr 0.1' --context 4 --steps 1 --batch 2 -o out.tns
     refuses 64 'heal, rank 1: another model, text or other options than those of rank 0: "dtype" is nothing, not "f16"' \
-        silent pair 'made/text --dtype f16' made/text --context 4 --steps 1 --batch 2
+        silent pair 'made/text --dtype f16' made/text --context 4 --steps 1 --batch 2 -o out.tns
     refuses 64 'heal, rank 1: another model, text or other options' \
-        silent pair made/text made/longer --context 4 --steps 1 --batch 2
-    refuses 74 "heal: cannot write" silent ranks 2 --context 4 --steps 2 --batch 2 --log /dev/full
+        silent pair made/text made/longer --context 4 --steps 1 --batch 2 -o out.tns
+    refuses 74 "heal: cannot write" silent ranks 2 --context 4 --steps 2 --batch 2 --log /dev/full -o out.tns
     refuses 73 "heal: cannot create" silent ranks 2 --context 4 --steps 2 --batch 2 -o nowhere/out.tns
-    refuses 66 "heal: cannot open 'absent'" silent ranks 2 absent --context 4 --steps 2 --batch 2
-    refuses 64 "heal: standard input goes to one of 2 ranks" silent ranks 2 - --context 4 --steps 2 --batch 2
+    refuses 66 "heal: cannot open 'absent'" silent ranks 2 absent --context 4 --steps 2 --batch 2 -o out.tns
+    refuses 64 "heal: standard input goes to one of 2 ranks" silent ranks 2 - --context 4 --steps 2 --batch 2 -o out.tns
 }
 
 @test "without Open MPI's library, or with another one, it says so" {

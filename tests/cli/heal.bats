@@ -122,7 +122,7 @@ small() {
 
 @test "two checkpoints are kept; a damaged one is passed over" {
     small --steps 6 --checkpoint-every 2 -o whole.tns
-    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 6 --checkpoint-every 1 --work work -o nowhere/out.tns &&
+    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 6 --checkpoint-every 1 --work work -o /dev/full &&
         false
     [ "$(cd work && echo checkpoint-*)" = 'checkpoint-00000005 checkpoint-00000006' ]
     printf x | dd of=work/checkpoint-00000006 bs=1 seek=3000 conv=notrunc status=none
@@ -134,7 +134,7 @@ small() {
 # The limit of a file's size stands for the disk's.
 @test "a full disk leaves the old checkpoint" {
     small --steps 4 --checkpoint-every 2 -o whole.tns
-    small --steps 4 --checkpoint-every 2 --work work -o nowhere/out.tns && false
+    small --steps 4 --checkpoint-every 2 --work work -o /dev/full && false
     rm work/checkpoint-00000004
     cp work/checkpoint-00000002 old
     run bash -c "trap '' XFSZ; ulimit -f $(($(stat -c %s old) / 2048)); exec heal -q '$made/cut.tns' '$made/text' --batch 1 \\
@@ -149,7 +149,7 @@ small() {
 }
 
 @test "a checkpoint of other options is refused" {
-    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 2 --checkpoint-every 1 --work work -o nowhere/out.tns &&
+    heal -q "$made/cut.tns" "$made/text" --batch 1 --context 16 --steps 2 --checkpoint-every 1 --work work -o /dev/full &&
         false
     refuses 64 'another model, text or other options' small --steps 2 --checkpoint-every 1 --lr 0.1 --work work -o out.tns
     refuses 64 'another model, text or other options' small --steps 2 --seed 5 --work work -o out.tns

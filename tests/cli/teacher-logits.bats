@@ -85,11 +85,11 @@ CHECK
     cmp out.tns threads.tns
     tiny --teacher-logits logits --seed 5 --log other -o other.tns
     losses 1e-3 other log && false
-    tiny --teacher-logits logits --checkpoint-every 3 --work work -o nowhere/out.tns && false
+    tiny --teacher-logits logits --checkpoint-every 3 --work work -o /dev/full && false
     rm work/checkpoint-00000009
     tiny --teacher-logits logits --checkpoint-every 3 --work work -o again.tns
     cmp out.tns again.tns
-    tiny --teacher-logits logits --checkpoint-every 3 --work work -o nowhere/out.tns && false
+    tiny --teacher-logits logits --checkpoint-every 3 --work work -o /dev/full && false
     evaluate logits -q "$tiny/model" "$tiny/text" --top 8 --context 16 -o logits
     refuses 64 'another model, text or other options' heal -q "$tiny/cut.tns" "$tiny/text" --context 16 --batch 2 --steps 10 \
         --teacher-logits logits --work work -o out.tns
