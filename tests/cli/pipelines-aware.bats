@@ -121,6 +121,12 @@ aware() {
     [ "$(grep -c '"by": *"matrix".*"keep=0.3"' "$R/stories/dense/sensitivity-cut")" -eq 35 ]
     run aware stories-3.5bpw
     [[ $output != *CURVES* && $output != *ALLOT* && $output != *PIPE* ]]
+    # A piece that a killed run left is no part of the next one.
+    cp "$R/stories/dense/layer-03.jsonl" "$BATS_TEST_TMPDIR/whole"
+    rm "$R/stories/dense/layer-03.jsonl"
+    echo left >"$R/stories/dense/layer-03.jsonl.left.part"
+    aware stories-3.5bpw >"$SAID"
+    cmp "$R/stories/dense/layer-03.jsonl" "$BATS_TEST_TMPDIR/whole"
 }
 
 @test "budgets: errors weighed by how much the model minds them, or alike; a killed look goes on" {
@@ -131,6 +137,12 @@ aware() {
     [ "$(grep -c 'LOOK' "$SAID")" -eq 1 ]
     [ "$(wc -l <"$R/stories/dense/sensitivity-packed")" -eq 35 ]
     [ ! -e "$R/stories/dense/sensitivity-packed.part" ]
+    # Not where it looked at other moments, as its lines say.
+    mv "$R/stories/dense/sensitivity-packed" "$R/stories/dense/sensitivity-packed.part"
+    aware SEQUENCES=3 stories-3.0bpw >"$SAID"
+    [ "$(wc -l <"$R/stories/dense/sensitivity-packed")" -eq 35 ]
+    grep -q '"sequences":3' "$R/stories/dense/sensitivity-packed"
+    aware stories-3.0bpw >"$SAID"
     grep -v '^#' "$R/stories/3.0bpw/budget.plan" >"$BATS_TEST_TMPDIR/weighed"
     aware SENSITIVITY= stories-3.0bpw >"$SAID"
     [ "$(grep -c 'LOOK' "$SAID")" -eq 0 ]
