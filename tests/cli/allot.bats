@@ -68,6 +68,13 @@ bits_of() {
     refuses 65 'no matrix in the curves' allot --budget 3bpw /dev/null
     (cat curves; echo '{"name": "a"') >torn
     refuses 65 'torn, line 14' allot --budget 3bpw torn
+    refuses 64 "with a number of a plan's key" allot --budget 3bpw --ceiling '*=bit=3' curves
+    refuses 64 "can't both be standard input" allot --budget 3bpw --sensitivity - <curves
+    refuses 64 "can't both be standard input" allot --budget 3bpw --sensitivity - - <curves
+    refuses 64 "can't both be written to standard output" allot --budget 3bpw --json - curves
+    refuses 64 "can't both be written to standard output" allot --budget 3bpw --json - -o - curves
+    refuses 64 "can't both be written to same" allot --budget 3bpw --json same -o same curves
+    [ ! -e same ]
     refuses 65 'is for no matrix' allot --budget 3bpw --ceiling 'x*=bits=3' curves
 }
 
@@ -174,6 +181,10 @@ for layer, kl in (0, 8.0), (1, 0.5):
             {"name": f"model.layers.{layer}.self_attn.{name}_proj.weight", "error": 0.5, "norm": 2.0}]}))' >sensitivity
     allot -q --budget 3.2bpw --sensitivity sensitivity curves >plan
     [ "$(bits_of plan)" = 4422 ]
+    for member in model moments data; do
+        sed "2s/\"model\": {},/&\"$member\": {\"name\": \"other\"},/; s/\"model\": {},\(\"model\"\)/\1/" sensitivity >other
+        refuses 65 "'other', line 2: the line is of another \"$member\"" allot --budget 3bpw --sensitivity other curves
+    done
     refuses 65 'no line for any matrix' allot --budget 3bpw --sensitivity /dev/null curves
     refuses 64 'exclude each other' allot --budget 3bpw --sensitivity sensitivity --weight size curves
 }
