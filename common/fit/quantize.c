@@ -49,10 +49,10 @@ static void choose_turns(const struct operator *op, const struct quantization *h
         inform("'%s': no turn fits an input of %lld, which stays as it is", op->name, (long long)op->in);
 }
 
-/* Whether a core is plain and would get smaller. */
-static bool to_be_rounded(const struct tensor *core, struct dtype dtype, const char *name)
+/* Whether a core is plain and would get smaller, with so many bytes beside it. */
+static bool to_be_rounded(const struct tensor *core, struct dtype dtype, int64_t beside, const char *name)
 {
-    int64_t bytes = dtype_payload(dtype, core->rank, core->shape);
+    int64_t bytes = dtype_payload(dtype, core->rank, core->shape) + beside;
 
     if (dtype_is_packed(core->dtype))
         inform("'%s': packed already, kept", name);
@@ -248,7 +248,7 @@ static int quantize_matrix(struct operator *op, const struct quantization *how, 
 
     if (how->fold_output.block && (op->out % how->fold_size || op->output.block))
         return cannot_fold(op);
-    if (!to_be_rounded(core, how->dtype, op->name))
+    if (!to_be_rounded(core, how->dtype, mixture_residual_bytes(how, op->out, op->in), op->name))
         return how->fold_output.block ? cannot_fold(op) : EX_OK;
     choose_turns(op, how, &f.input, &f.output);
     result->done = true;
@@ -286,7 +286,7 @@ static void look_at_cores(struct chains *c)
     for (int t = 0; t < op->n_term; t++) {
         c->rounds[t] = xcalloc((size_t)op->term[t].n_site, sizeof **c->rounds);
         for (int s = 0; s < op->term[t].n_site; s++)
-            c->count += c->rounds[t][s] = to_be_rounded(&op->term[t].core[s], c->how->dtype, op->name);
+            c->count += c->rounds[t][s] = to_be_rounded(&op->term[t].core[s], c->how->dtype, 0, op->name);
     }
 }
 

@@ -160,6 +160,14 @@ print("%.5g" % (line["error"] / line["norm"]) ** .5)')
     grep -q "up_proj.* error $relative," <<<"$output"
 }
 
+@test "codes and residual that together aren't smaller are left" {
+    quantize -v --bits 8 --residual-chi 64 --residual-bits 16 --match '*.0.*[qk]_proj*' model -o out.tns 2>said
+    [ "$(grep -c 'bytes packed against .*, kept' said)" -eq 2 ]
+    tensor-diff model out.tns >/dev/null
+    quantize -q --curves --bits 8 --residual-chi 0,64 --residual-bits 16 --match '*.0.*q_proj*' model -o curves
+    [ "$(grep -c '"plan"' curves)" -eq 2 ]
+}
+
 @test "allot's plans say what quantize understands" {
     quantize -q --curves --bits 2,3,4 --group 32,64 --rotate=0,64 --moments moments model -o curves
     allot -q --budget 3.5bpw curves -o p.plan
