@@ -11,9 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of the sequential target, times the mean diagonal of H. */
-static const double damping = .01;
-
 /* What is turned on both sides must not see the same turn there: of a matrix near 1, T W T' would be one as well. */
 static uint64_t output_seed(const struct quantization *how)
 {
@@ -165,7 +162,7 @@ static int try_sequential(const struct fitting *f, const float *w, struct operat
 
     memcpy(plain, w, bytes);
     turn_back(f, plain);
-    rc = aware_target(plain, f->matrix.out, f->how->moments, damping, target);
+    rc = aware_target(plain, f->matrix.out, f->how->moments, aware_damping, target);
     if (!rc) {
         turn(f, target);
         rc = fit(f, target, &other, &error, &norm);
@@ -181,11 +178,6 @@ static int try_sequential(const struct fitting *f, const float *w, struct operat
     operator_free(&other);
     free(plain);
     return rc;
-}
-
-static bool has_reference(const struct moment_set *set)
-{
-    return set && set->cross && set->held_cross && set->held.packed;
 }
 
 static void tell(const struct operator *op, int64_t before, const struct quantized *result)
@@ -216,7 +208,7 @@ static int fit_matrix(struct operator *op, struct fitting *f, const struct quant
     if (!operator_is_turned(op))
         turn(f, w);
     rc = fit(f, w, &fitted, &result->error, &result->norm);
-    if (!rc && has_reference(how->moments))
+    if (!rc && aware_has_reference(how->moments))
         rc = try_sequential(f, w, &fitted, result);
     if (!rc) {
         result->difference = operator_difference_from(w, &fitted);

@@ -135,7 +135,11 @@ for name in [n for n in a if not n.endswith(".held")]:
     assert not (p[name + ".cross"][1] == p[name + ".cross"][1].T).all()'
     calibrate -q model --block 1 --hidden-in out --advance --hidden-out next
     python 'assert (read("next")[1]["hidden"][1] == read("next.r")[1]["hidden"][1]).all()'
-    # A model beside itself; an eighth is held out.
+    # A model beside itself; an eighth is held out, at least one of several.
+    for count in 1 2; do
+        calibrate -q model text --context 16 --sequences $count --reference model >few
+        [ "$(python 'print(sum(".held" in name for name in read("few")[1]) > 0)')" = "$([ $count = 2 ] && echo True || echo False)" ]
+    done
     calibrate -q model --block 1 --hidden-in out --reference model --reference-hidden-in out >self
     python '
 for name, (record, numbers) in read("self")[1].items():

@@ -101,6 +101,8 @@ aware() {
 @test "beside the model as it came, and a model too large to keep its moments: by blocks" {
     aware stories-keep50-q8-aware-cross >/dev/null
     [ "$(measured keep50-q8-aware-cross 'matrices["cut"], matrices["packed"]')" = "(35, 35)" ]
+    # With held-out sequences, or the sequential target would never be looked at.
+    tensor-info --json "$R/stories/keep50-q8-aware-cross/layer-03.tns" | grep -q '"held": *1'
     aware SENSITIVITY= stories-3.5bpw >/dev/null
     aware GRANITE=pipelines/models/stories260K granite-3.5bpw >"$SAID"
     [ "$(grep -c 'BLOCK\|CURVES' "$SAID")" -eq 11 ]
