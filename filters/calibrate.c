@@ -97,12 +97,13 @@ static void check_pairs(void)
 
 static void check_outputs(void)
 {
-    const char *const output[] = {common_options.output, options.out[MODEL], options.out[REFERENCE]};
+    const char *const moments = common_options.output ? common_options.output : wants_moments() ? "-" : NULL;
+    const char *const output[] = {moments, options.out[MODEL], options.out[REFERENCE]};
 
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < i; j++)
-            if (output[i] && output[j] && !strcmp(output[i], output[j]))
-                die(EX_USAGE, "two outputs are '%s'", output[i]);
+            if (output[i] && output[j] && file_same(output[i], output[j]))
+                die(EX_USAGE, "two outputs are '%s'%s", output[i], file_is_stdin(output[i]) ? ", standard output" : "");
     if (common_options.output && !wants_moments())
         die(EX_USAGE, "--output: there are no moments to write with --%s",
             options.mode == EMBEDDING ? "embedding" : "advance");

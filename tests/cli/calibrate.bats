@@ -231,6 +231,8 @@ print(json.dumps({"text": open("text").read()}))' >one.jsonl
     refuses 64 '--context: 1024 tokens, but the model takes 512' calibrate model text --context 1024
     refuses 64 '--held: 9 of 4 sequences leave none' calibrate -q model text --context 16 --sequences 4 --held 9
     refuses 64 "two outputs are 'g'" calibrate model --block 0 --hidden-in h --hidden-out g -o g
+    refuses 64 "two outputs are '-'" calibrate model --block 0 --hidden-in h --hidden-out -
+    refuses 64 "two outputs are '-'" calibrate model --block 0 --hidden-in h --hidden-out - -o -
     refuses 64 "--template: no conversations in 'text'" calibrate -q model text --template chatml
     refuses 66 'absent' calibrate -q model absent
     refuses 66 'absent' calibrate absent text
