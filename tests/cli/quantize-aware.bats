@@ -204,11 +204,17 @@ print(8 * sum(t["bytes"] for t in tensors) / sum(t["parameters"] for t in tensor
                    "--residual-chi -1" "--fold" "--residual-bits 4" "--alternations 2" "--alternations 0 --residual-chi 2" \
                    "--inverse --moments moments" "--inverse --rotate" "--inverse --curves" "--curves --plan p" \
                    "--curves --rotate --fold" "--seed 3" "--curves --bits 2,2" "--curves --bits 2,7" "--plan p --rotate" \
-                   "--plan p --residual-chi 2" "--curves --bits 2,"; do
+                   "--plan p --residual-chi 2" "--curves --bits 2," "--moments - --plan -"; do
         # shellcheck disable=SC2086
         run quantize -q $options model
         [ "$status" -eq 64 ] || { echo "$options: $status: $output"; false; }
         [ "${#lines[@]}" -eq 1 ]
+    done
+    for options in "--moments -" "--plan -"; do
+        # shellcheck disable=SC2086
+        run quantize -q $options <model/config.json
+        [ "$status" -eq 64 ]
+        [[ $output == *"can be standard input" ]]
     done
     run quantize -q --moments nowhere model -o out.tns
     [ "$status" -eq 66 ]
