@@ -161,6 +161,14 @@ print(sum(t["bytes"] for t in json.load(sys.stdin)["tensors"] if "_proj" in t["n
     [ "$(wc -l <part)" -eq 80 ]
     evaluate sensitivity model story.txt --context 32 --chi 4,8 --by block -o part 2>said
     grep -q '0 lines written, 10 were there' said
+    # Other weights in the same place, of the same sizes: another model.
+    cp -rL model replaced
+    evaluate -q sensitivity replaced story.txt --context 32 --chi 4 --by kind -o lines
+    size=$(stat -c %s replaced/model.safetensors)
+    printf '\1' | dd of=replaced/model.safetensors bs=1 seek=$((size - 4)) conv=notrunc status=none
+    evaluate sensitivity replaced story.txt --context 32 --chi 4 --by kind -o lines 2>said
+    grep -q '7 lines written$' said
+    refuses 64 'one operand only' evaluate sensitivity model - --moments - --chi 8
     (head -1 whole; echo nonsense; head -1 whole) >bad
     refuses 65 'bad, line 2' measure matrix -o bad
     refuses 64 'read once' evaluate sensitivity - story.txt --chi 8
