@@ -188,7 +188,9 @@ aware() {
     [ "$(cut -f1 "$table" | sort | xargs)" = 'dense name other+ q3-aware q4' ]
     grep -q $'^other+\t3.500\t.*\t77.12\t' "$table"
     if command -v gnuplot; then
-        grep -q q3-aware "$R/stories/frontier-kl.svg"
+        for kind in perplexity kl parameters parameters-kl; do
+            grep -q q3-aware "$R/stories/frontier-$kind.svg"
+        done
     fi
     mkdir "$path"
     interpreter=$(python3 -c 'import sys; print(sys.executable)')
