@@ -61,7 +61,6 @@ static struct moment_set set_made(float shift)
     if (shift != 0) {
         set.cross = cross_moments(x, y, INPUTS);
         pack_moments(held_y, INPUTS, &set.held);
-        pack_moments(held_x, INPUTS, &set.held_reference);
         set.held_cross = cross_moments(held_x, held_y, INPUTS);
     }
     free(x);
