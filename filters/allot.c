@@ -46,7 +46,7 @@ static const struct argp_option table[] = {
     {"weight", KEY_WEIGHT, "KIND", 0, "weigh the relative error of each matrix alike (relative, the default) or by its "
      "number of parameters (size)", 0},
     {"floor", KEY_FLOOR, "GLOB=LEAST", 0, "matrices that match get at least this: 2.5bpw, 30%, or a value of a plan's "
-     "key as in 'GLOB=bits=3'; repeatable", 0},
+     "key that has an order, as in 'GLOB=bits=3' and 'GLOB=rotate=full'; repeatable", 0},
     {"ceiling", KEY_CEILING, "GLOB=MOST", 0, "and at most this; repeatable", 0},
     {"plan", KEY_PLAN, "NAME", 0, "least (the default): least error; deeper-first: matrices get their smallest setting "
      "from the last block backwards until the limit holds; seed: fixed tiers of chi, needs neither curves nor budget",
@@ -61,8 +61,28 @@ static void add_rule(const char *value, bool ceiling)
 {
     options.rule = xreallocarray(options.rule, (size_t)options.n_rule + 1, sizeof *options.rule);
     if (!allot_rule_parse(value, ceiling, &options.rule[options.n_rule++]))
-        die(EX_USAGE, "%s: '%s' is not GLOB=2.5bpw, GLOB=30%% or GLOB=KEY=VALUE", ceiling ? "--ceiling" : "--floor",
-            value);
+        die(EX_USAGE, "%s: '%s' is not GLOB=2.5bpw, GLOB=30%% or GLOB=KEY=VALUE with a number of a plan's key",
+            ceiling ? "--ceiling" : "--floor", value);
+}
+
+static bool curves_are_stdin(void)
+{
+    bool are = !options.n_curves;
+
+    for (int i = 0; i < options.n_curves; i++)
+        are = are || file_is_stdin(options.curves[i]);
+    return are;
+}
+
+static void check_files(void)
+{
+    if (options.n_curves > 1 && curves_are_stdin())
+        die(EX_USAGE, "standard input is read once, and here with other files");
+    if (options.sensitivity && file_is_stdin(options.sensitivity) && curves_are_stdin())
+        die(EX_USAGE, "the curves and --sensitivity can't both be standard input");
+    if (options.json && file_same(options.json, common_options.output))
+        die(EX_USAGE, "--json and the plan can't both be written to %s",
+            file_is_stdin(options.json) ? "standard output" : options.json);
 }
 
 static void check_together(void)
@@ -81,10 +101,7 @@ static void check_together(void)
         die(EX_USAGE, "--plan deeper-first looks at no error: it goes with no --weight or --sensitivity");
     if (options.weighted && options.sensitivity)
         die(EX_USAGE, "--weight and --sensitivity exclude each other");
-    if (options.n_curves > 1)
-        for (int i = 0; i < options.n_curves; i++)
-            if (file_is_stdin(options.curves[i]))
-                die(EX_USAGE, "standard input is read once, and here with other files");
+    check_files();
 }
 
 static error_t parse(int key, char *value, struct argp_state *state)

@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "base/options.h"
 #include "base/progress.h"
 #include "measure/calibration_text.h"
@@ -38,8 +39,8 @@ static const struct argp_option table[] = {
     {"template", KEY_TEMPLATE, "NAME", 0, "write conversations in this chat template (default: the model's own)", 1},
     {"date", KEY_DATE, "DATE", 0, "the date that some templates state (default: 2025-01-01, so that the same "
      "command makes the same moments on any day)", 1},
-    {"held", KEY_HELD, "N", 0, "hold the last N sequences out, for moments of their own (default: an eighth with "
-     "--reference, otherwise none)", 1},
+    {"held", KEY_HELD, "N", 0, "hold the last N sequences out, for moments of their own (default: with --reference an "
+     "eighth, at least one of several; otherwise none)", 1},
     {NULL, 0, NULL, 0, "Block by block:", 2},
     {"embedding", KEY_EMBEDDING, NULL, 0, "no moments: only look the tokens up and write the hidden states", 2},
     {"block", KEY_BLOCK, "K", 0, "only block K, with the hidden states of --hidden-in and without TEXT; MODEL may be a "
@@ -97,12 +98,13 @@ static void check_pairs(void)
 
 static void check_outputs(void)
 {
-    const char *const output[] = {common_options.output, options.out[MODEL], options.out[REFERENCE]};
+    const char *const moments = common_options.output ? common_options.output : wants_moments() ? "-" : NULL;
+    const char *const output[] = {moments, options.out[MODEL], options.out[REFERENCE]};
 
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < i; j++)
-            if (output[i] && output[j] && !strcmp(output[i], output[j]))
-                die(EX_USAGE, "two outputs are '%s'", output[i]);
+            if (output[i] && output[j] && file_same(output[i], output[j]))
+                die(EX_USAGE, "two outputs are '%s'%s", output[i], file_is_stdin(output[i]) ? ", standard output" : "");
     if (common_options.output && !wants_moments())
         die(EX_USAGE, "--output: there are no moments to write with --%s",
             options.mode == EMBEDDING ? "embedding" : "advance");
@@ -321,7 +323,7 @@ static int open_moments(struct job *job)
                                          .rows = sequences_rows(job->sequence, job->count)};
     struct json *entry = json_clone(job->about);
 
-    job->held = options.held >= 0 ? options.held : job->sides == SIDES ? job->count / 8 : 0;
+    job->held = options.held >= 0 ? options.held : job->sides == SIDES ? most(job->count / 8, job->count > 1) : 0;
     if (job->held >= job->count) {
         json_drop(entry);
         return fail(EX_USAGE, "--held: %lld of %lld sequences leave none", (long long)job->held,

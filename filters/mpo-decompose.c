@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/options.h"
+#include "fit/aware.h"
 #include "fit/curve.h"
 #include "fit/decompose.h"
 #include "fit/plan.h"
@@ -114,6 +115,15 @@ static void check_residual(void)
         die(EX_USAGE, "--reference is read in step with the input and can't be standard input");
 }
 
+/* Whether any fit draws numbers. */
+static bool uses_seed(void)
+{
+    const struct mpo_shape *shape = &options.how.shape;
+    bool matrix = shape->n_site ? aware_is_exact(shape) : options.how.sites == 2;
+
+    return !options.curves && !options.how.budget.exact && (options.plan_file || !options.moments_file || !matrix);
+}
+
 static void check_together(void)
 {
     check_residual();
@@ -126,8 +136,11 @@ static void check_together(void)
             options.how.sites);
     if (options.moments_file && options.how.budget.exact)
         die(EX_USAGE, "--exact is for fits without --moments");
-    if (options.moments_file && file_is_stdin(options.moments_file) && file_is_stdin(common_options.input))
-        die(EX_USAGE, "the input and --moments can't both be standard input");
+    if (file_is_stdin(common_options.input) + (options.moments_file && file_is_stdin(options.moments_file))
+        + (options.plan_file && file_is_stdin(options.plan_file)) > 1)
+        die(EX_USAGE, "only one of the input, --moments and --plan can be standard input");
+    if (common_options.seed && !uses_seed())
+        die(EX_USAGE, "--seed: a fit by moments in the matrix grouping, LAPACK's and a curve draw no numbers");
     if (options.limit)
         parse_budgets(options.how.budget.limit, options.limit);
     else if (options.curves)
@@ -409,7 +422,8 @@ static struct json *history_options(const struct work *work)
         json_put(history, "moments", moments_history(work->moments));
     if (options.residual)
         json_put(history, "reference", reference_history(&work->reference.source));
-    json_put(history, "seed", json_make_int((int64_t)budget->seed));
+    if (uses_seed())
+        json_put(history, "seed", json_make_int((int64_t)budget->seed));
     return history;
 }
 

@@ -129,6 +129,14 @@ static void choose_code(void)
         options.list[i].count = 0;
 }
 
+/* Standard input is read once. */
+static void check_inputs(void)
+{
+    if (file_is_stdin(common_options.input) + (options.moments_file && file_is_stdin(options.moments_file))
+        + (options.plan_file && file_is_stdin(options.plan_file)) > 1)
+        die(EX_USAGE, "only one of the input, --moments and --plan can be standard input");
+}
+
 static void check_together(void)
 {
     bool lists = false;
@@ -157,6 +165,7 @@ static void check_together(void)
         die(EX_USAGE, "--seed goes with --rotate or --plan only");
     if (options.refined && !is_used(&options.list[RESIDUAL_CHI]))
         die(EX_USAGE, "--residual-bits and --alternations go with --residual-chi only");
+    check_inputs();
 }
 
 static error_t parse_more(int key, char *value)

@@ -93,7 +93,8 @@ curve_moments = $(if $(large.$(model)),,$(folder)/moments)
 curve_looks_at = $(call on_layers,$(or $(curve_moments),$(calibration) $(folder)/$(piece_before).jsonl $(block_files)))
 one_piece = extract-layer $(source) --layer $(layer)
 curve = $(one_piece) | $($1_curves) $(options) --moments $(curve_moments) -o $@.$1.part;
-layer_curves = $(foreach k,$(curve_kinds),$(if $($k_curves),$(call curve,$k))) cat $@.*.part > $@.part; rm $@.*.part; mv $@.part $@
+layer_curves = rm -f $@.*.part; $(foreach k,$(curve_kinds),$(if $($k_curves),$(call curve,$k))) \
+               cat $@.*.part > $@.part; rm $@.*.part; mv $@.part $@
 rest_curves = $(one_piece) | quantize $(options) | quantize --curves $(options) -o $@
 curve_files = $(addprefix $(BIN)/,extract-layer mpo-decompose quantize)
 $R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $$(curve_files)
@@ -101,7 +102,7 @@ $R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $$(c
 	    RUN,$(layer_curves)),$(call RUN,$(call block,curves,$(curve_programs)),--all)))
 
 # Sensitivities: one matrix compressed at a time, so they cost as many passes over a short text as there are matrices. A killed one
-# goes on where it was, since `evaluate sensitivity` adds to what there is.
+# goes on where it was, since `evaluate sensitivity` adds to what there is, unless the moments were made anew since.
 sensitivity_kinds := packed cut
 sensitivity_to.packed := --bits 2
 sensitivity_to.cut := --keep .3
@@ -112,7 +113,8 @@ $R/%/sensitivity-$1.call: $$$$(call changed,$$$$@,$$$$(call sensitivity,$1))
 	@mkdir -p $$(@D); rm -f $$(@D)/sensitivity-$1.part; echo '$$(call sensitivity,$1)' > $$@
 
 $R/%/sensitivity-$1: $R/%/sensitivity-$1.call $R/%/moments $$$$(calibration) $(BIN)/evaluate
-	$$(call say,LOOK,$$@)$$(call RUN,$$(call sensitivity,$1) $$(alone) -o $$@.part && mv $$@.part $$@,--all)
+	$$(call say,LOOK,$$@)$$(call RUN,if [ $$(@D)/moments -nt $$@.part ]; then rm -f $$@.part; fi; \
+	    $$(call sensitivity,$1) $$(alone) -o $$@.part && mv $$@.part $$@,--all)
 endef
 $(foreach k,$(sensitivity_kinds),$(eval $(call look_at_sensitivity,$k)))
 

@@ -37,6 +37,11 @@ bool file_is_stdin(const char *path)
     return !path || !strcmp(path, "-");
 }
 
+bool file_same(const char *a, const char *b)
+{
+    return file_is_stdin(a) || file_is_stdin(b) ? file_is_stdin(a) && file_is_stdin(b) : !strcmp(a, b);
+}
+
 const char *file_input_name(const char *path)
 {
     return file_is_stdin(path) ? "standard input" : path;

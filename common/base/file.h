@@ -12,6 +12,9 @@
 /* True for what stands for standard input: NULL or "-". */
 bool file_is_stdin(const char *path);
 
+/* Whether both are the same path, or both stand for standard input (of outputs: standard output). */
+bool file_same(const char *a, const char *b);
+
 /* The path, or "standard input", for messages and reports. */
 const char *file_input_name(const char *path);
 

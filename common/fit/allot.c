@@ -167,20 +167,21 @@ static int64_t chosen_cost(const struct allotment *a)
     return sum;
 }
 
-static int impossible(const struct allotment *a, int64_t least)
+/* of: what the least is one of */
+static int impossible(const struct allotment *a, int64_t least, const char *of)
 {
     int64_t fixed = a->budget.unit == ALLOT_PART ? a->fixed_parameters : a->fixed_bytes, all = least + fixed;
     double original = (double)a->original;
     const char *with = a->budget.whole ? " with what stays as it is" : "";
 
     if (a->budget.unit == ALLOT_BPW)
-        return fail(EX_DATAERR, "%gbpw is too little: the least that the curves allow%s is %.4fbpw", a->budget.amount,
+        return fail(EX_DATAERR, "%gbpw is too little: the least that %s allow%s is %.4fbpw", a->budget.amount, of,
                     with, 8 * (double)all / original);
     if (a->budget.unit == ALLOT_PART)
-        return fail(EX_DATAERR, "%g%% is too little: the least that the curves allow%s is %.3f%%", a->budget.amount,
+        return fail(EX_DATAERR, "%g%% is too little: the least that %s allow%s is %.3f%%", a->budget.amount, of,
                     with, 100 * (double)all / original);
-    return fail(EX_DATAERR, "%.0f bytes are too little: the least that the curves allow%s is %lld bytes",
-                a->budget.amount, with, (long long)all);
+    return fail(EX_DATAERR, "%.0f bytes are too little: the least that %s allow%s is %lld bytes",
+                a->budget.amount, of, with, (long long)all);
 }
 
 /* A step from one point of a matrix's hull to the next: what it costs more, and what error goes for each of these. */
@@ -261,7 +262,7 @@ int allot_least(struct allotment *a)
         n += (size_t)hull(a, m, step + n);
     if ((left -= chosen_cost(a)) < 0) {
         free(step);
-        return impossible(a, chosen_cost(a));
+        return impossible(a, chosen_cost(a), "the curves");
     }
     qsort(step, n, sizeof *step, by_slope);
     for (size_t i = 0; i < n && step[i].cost <= left; i++) {
@@ -321,7 +322,9 @@ int allot_deeper_first(struct allotment *a, const char *plan)
         cost += cost_of(a, &matrix->point[matrix->chosen]);
     }
     free(place);
-    return !rc && cost > a->limit ? impossible(a, cost) : rc;
+    if (!rc && cost > a->limit)
+        rc = impossible(a, cost, plan ? "the curves with this setting" : "the curves");
+    return rc;
 }
 
 struct allot_totals allot_totals(const struct allotment *a)

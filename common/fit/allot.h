@@ -23,14 +23,16 @@ bool allot_budget_parse(const char *text, struct allot_budget *budget);
 struct allot_rule {
     bool ceiling;                /* at most; otherwise at least */
     char *glob;                  /* owned */
-    char *key;                   /* a plan's key with a whole or real value; NULL: unit. Owned */
+    char *key;                   /* a plan's key whose values have an order; NULL: unit. Owned */
     enum allot_unit unit;        /* ALLOT_BPW or ALLOT_PART, of the matrix alone */
-    double value;
+    double value;                /* infinite: "full", "row" */
+    double absent;               /* of a setting without the key; NAN: it isn't held to the bound */
 };
 
-/* "GLOB=2.5bpw", "GLOB=30%", "GLOB=KEY=VALUE": by a key, a setting that doesn't have it isn't held to it. Keeping the
- * matrix as it is meets every floor, and no ceiling by a key. False where the text is none of these; then nothing is
- * to be freed. */
+/* "GLOB=2.5bpw", "GLOB=30%", "GLOB=KEY=VALUE" with a key of fit/plan.h that has an order; rotate=full and group=row are
+ * above all numbers. A setting without the key has 0 of scale_bits, rotate and residual_chi, and isn't held to bounds
+ * by another one. Keeping the matrix as it is meets every floor, and no ceiling by a key. False where the text is none
+ * of these; then nothing is to be freed. */
 bool allot_rule_parse(const char *text, bool ceiling, struct allot_rule *rule);
 void allot_rule_free(struct allot_rule *rule);
 

@@ -1,5 +1,6 @@
 /* allot_limits.c - budgets, floors and ceilings. */
 #include "fit/allot.h"
+#include "fit/plan.h"
 
 #include <fnmatch.h>
 #include <math.h>
@@ -32,25 +33,43 @@ bool allot_budget_parse(const char *text, struct allot_budget *budget)
     return false;
 }
 
-static bool is_key(const char *text, size_t length)
+/* The number that a setting's words begin with, or infinity for "full" and "row"; false where there is none. */
+static bool read_value(const char *text, double *value)
 {
-    return length && strspn(text, "abcdefghijklmnopqrstuvwxyz_-") >= length;
+    size_t length = strcspn(text, " ");
+    char *end;
+
+    *value = INFINITY;
+    if ((length == 4 && !strncmp(text, "full", length)) || (length == 3 && !strncmp(text, "row", length)))
+        return true;
+    *value = strtod(text, &end);
+    return length && end == text + length && isfinite(*value);
+}
+
+/* KEY=VALUE */
+static bool parse_key(char *text, struct allot_rule *rule)
+{
+    char *value = strchr(text, '=');
+
+    *value++ = '\0';
+    rule->key = text;
+    return plan_is_ordered(text, &rule->absent) && read_value(value, &rule->value)
+        && !(isinf(rule->value) && plan_set(&(struct plan_line){0}, text, value));
 }
 
 bool allot_rule_parse(const char *text, bool ceiling, struct allot_rule *rule)
 {
-    const char *glob = strchr(text, '='), *value = glob ? strchr(glob + 1, '=') : NULL;
+    const char *glob = strchr(text, '=');
     struct allot_budget budget;
-    char *end = NULL;
 
     *rule = (struct allot_rule){.ceiling = ceiling};
     if (!glob || glob == text)
         return false;
-    if (value) {
-        rule->value = strtod(value + 1, &end);
-        if (end == value + 1 || *end || !isfinite(rule->value) || !is_key(glob + 1, (size_t)(value - glob - 1)))
+    if (strchr(glob + 1, '=')) {
+        if (!parse_key(xstrdup(glob + 1), rule)) {
+            allot_rule_free(rule);
             return false;
-        rule->key = xstrndup(glob + 1, (size_t)(value - glob - 1));
+        }
     } else if (allot_budget_parse(glob + 1, &budget) && budget.unit != ALLOT_BYTES) {
         rule->unit = budget.unit;
         rule->value = budget.amount;
@@ -68,21 +87,19 @@ void allot_rule_free(struct allot_rule *rule)
     *rule = (struct allot_rule){0};
 }
 
-/* The numeric value of a key in a plan; false where it isn't there. */
-static bool key_value(const char *plan, const char *key, double *value)
+/* What a plan gives the rule's key. */
+static double key_value(const char *plan, const struct allot_rule *rule)
 {
-    size_t length = strlen(key);
+    size_t length = strlen(rule->key);
 
     for (const char *word = plan; *word; word += strspn(word, " ")) {
-        char *end;
+        double value;
 
-        if (!strncmp(word, key, length) && word[length] == '=') {
-            *value = strtod(word + length + 1, &end);
-            return end != word + length + 1 && (!*end || *end == ' ');
-        }
+        if (!strncmp(word, rule->key, length) && word[length] == '=')
+            return read_value(word + length + 1, &value) ? value : NAN;
         word += strcspn(word, " ");
     }
-    return false;
+    return rule->absent;
 }
 
 static bool rule_allows(const struct allot_rule *rule, const struct curve *curve, const struct curve_point *point)
@@ -91,12 +108,12 @@ static bool rule_allows(const struct allot_rule *rule, const struct curve *curve
 
     if (!*point->plan && (rule->key || !rule->ceiling))
         return !rule->ceiling;
-    if (!rule->key)
+    if (rule->key)
+        value = key_value(point->plan, rule);
+    else
         value = rule->unit == ALLOT_BPW ? 8 * (double)point->bytes / original
                                         : 100 * (double)point->parameters / original;
-    else if (!key_value(point->plan, rule->key, &value))
-        return true;
-    return rule->ceiling ? value <= rule->value : value >= rule->value;
+    return isnan(value) || (rule->ceiling ? value <= rule->value : value >= rule->value);
 }
 
 bool allot_allows(const struct allot_rule *rule, int n, const struct curve *curve, const struct curve_point *point)

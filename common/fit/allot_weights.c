@@ -18,7 +18,7 @@ struct slope {
 struct weighing {
     struct allotment *allotment;
     const char *path;
-    struct json *model;          /* that the lines are of */
+    struct json *first;          /* line */
     struct slope (*slope)[N_BY]; /* of each matrix */
     bool other_norms;
 };
@@ -70,26 +70,40 @@ static int take_matrices(struct weighing *w, const struct json *matrices, int by
     return EX_OK;
 }
 
+/* Lines that were measured on different things can't be weighed against each other. */
+static int compare(struct weighing *w, const struct json *value, int64_t line)
+{
+    static const char *const alike[] = {"model", "moments", "data"};
+
+    if (!w->first)
+        w->first = json_clone(value);
+    for (size_t i = 0; i < sizeof alike / sizeof *alike; i++) {
+        const struct json *one = json_at(w->first, alike[i]), *other = json_at(value, alike[i]);
+
+        if (!one != !other || (one && !json_same(one, other)))
+            return bad_line(w->path, line, "the line is of another \"%s\" than those before it", alike[i]);
+    }
+    return EX_OK;
+}
+
 static int take_line(void *context, const struct json *value, int64_t line)
 {
     struct weighing *w = context;
     const char *by = json_as_string(json_at(value, "by"), "");
-    struct json *matrices = json_at(value, "matrices"), *model = json_at(value, "model");
+    struct json *matrices = json_at(value, "matrices");
     double kl = json_as_real(json_at(value, "kl"), -1);
-    int kind = 0;
+    int kind = 0, rc;
 
     while (kind < N_BY && strcmp(by, by_names[kind]))
         kind++;
-    if (kind == N_BY || json_kind(matrices) != JSON_KIND_ARRAY || json_kind(model) != JSON_KIND_OBJECT)
+    if (kind == N_BY || json_kind(matrices) != JSON_KIND_ARRAY
+        || json_kind(json_at(value, "model")) != JSON_KIND_OBJECT)
         return bad_line(w->path, line, "no line of `evaluate sensitivity`: \"by\", \"model\" or \"matrices\" is "
                         "missing");
     if (!isfinite(kl))
         return bad_line(w->path, line, "\"kl\" is not a number");
-    if (w->model && !json_same(w->model, model))
-        return bad_line(w->path, line, "the line is of another model than those before it");
-    if (!w->model)
-        w->model = json_keep(model);
-    return take_matrices(w, matrices, kind, fmax(kl, 0), line);
+    rc = compare(w, value, line);
+    return rc ? rc : take_matrices(w, matrices, kind, fmax(kl, 0), line);
 }
 
 /* What stands behind "model.layers.N."; of others the name. */
@@ -150,7 +164,7 @@ int allot_weigh(struct allotment *a, const char *path)
     w.slope = xcalloc((size_t)a->n_matrix, sizeof *w.slope);
     if (!(rc = json_lines(path, take_line, &w)) && !(rc = set_weights(&w)) && w.other_norms)
         note("'%s': norms differ from those of the curves: the moments were not the same", file_input_name(path));
-    json_drop(w.model);
+    json_drop(w.first);
     free(w.slope);
     return rc;
 }

@@ -43,14 +43,20 @@ void aware_balance(float *u, float *v, int64_t out, int64_t in, int64_t rank);
 int aware_fit(float *w, int64_t out, int64_t in, const char *name, const struct mpo_shape *shape, int n_site,
               const struct mpo_budget *budget, const struct moments *h, struct mpo *mpo, double *error, double *norm);
 
+/* Whether a set has what the sequential target and the choice by held-out error need: cross moments of both kinds. NULL
+ * is allowed. */
+bool aware_has_reference(const struct moment_set *set);
+
+/* The damping that the fits use for it. */
+extern const double aware_damping;
+
 /* Sequential target, for inputs x~ of a compressed prefix and x of the dense model: target [out, in] = W C (H +
- * lambda)^-1, which makes up for what the prefix changed; lambda = damping * mean diagonal of H. w may be target.
- * 8 in^2 bytes. EX_DATAERR where H + lambda can't be inverted. */
+ * lambda)^-1, which makes up for what the prefix changed; lambda = damping * mean diagonal of H, damping where that is
+ * 0. w may be target. 8 in^2 bytes. EX_DATAERR where H + lambda can't be inverted. */
 int aware_target(const float *w, int64_t out, const struct moment_set *set, double damping, float *target);
 
-/* E |W x - W' x~|^2 over the held-out sequences, less what doesn't depend on W' (so it may be negative): for comparing
- * fits. Without cross moments: tr((W - W') H (W - W')') with the held-out H. Where the set has nothing held out, over
- * all. */
+/* E |W x - W' x~|^2 over the held-out sequences of a set with a reference, less what doesn't depend on W' (so it may be
+ * negative): for comparing fits. */
 double aware_held_out(const float *w, const float *fitted, int64_t out, const struct moment_set *set);
 
 #endif

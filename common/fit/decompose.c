@@ -104,7 +104,7 @@ static char *misses(const struct attempt *a, const struct decomposition *how)
 {
     char dtype[DTYPE_NAME];
 
-    if (how->budget.limit != MPO_TOLERANCE || a->reached <= how->budget.part)
+    if (attempt_holds(a, how))
         return NULL;
     return xasprintf("cores of %s come to an error of %.3g, more than %g, kept%s", dtype_name(how->dtype, dtype),
                      a->reached, how->budget.part, how->dtype.kind == DTYPE_F32 ? "" : " (see --dtype f32)");

@@ -7,9 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Of the inverse in the sequential target. */
-static const double damping = 0.01;
-
 static float largest(const struct tensor *core)
 {
     const float *values = (const float *)(const void *)core->data;
@@ -196,7 +193,7 @@ static int attempt_sequential(const struct task *task, struct attempt *a)
     int rc;
 
     other.w = xaligned((size_t)count, sizeof *other.w);
-    rc = aware_target(task->dense, task->out, task->how->moments, damping, other.w);
+    rc = aware_target(task->dense, task->out, task->how->moments, aware_damping, other.w);
     for (int64_t i = 0; i < count && !rc && task->stored; i++)
         other.w[i] -= task->stored[i];
     if (!rc) {
@@ -210,9 +207,9 @@ static int attempt_sequential(const struct task *task, struct attempt *a)
     return rc;
 }
 
-static bool has_reference(const struct moment_set *set)
+bool attempt_holds(const struct attempt *a, const struct decomposition *how)
 {
-    return set && set->cross && set->held_cross && set->held.packed;
+    return how->budget.limit != MPO_TOLERANCE || a->reached <= how->budget.part;
 }
 
 int attempt_best(const struct task *task, struct attempt *a)
@@ -223,11 +220,12 @@ int attempt_best(const struct task *task, struct attempt *a)
     *a = (struct attempt){.budget = task->how->budget};
     if (!(rc = attempt_within(a, task)) && (rc = check_f16(a, task)))
         attempt_free(a);
-    if (rc || !has_reference(task->how->moments))
+    if (rc || !aware_has_reference(task->how->moments))
         return rc;
     rc = attempt_sequential(task, &other);
-    if (!rc && held_out(task, &other) < held_out(task, a)) {
-        other.scale = a->scale;             /* W's, for reports */
+    other.scale = a->scale;                 /* W's: a tolerance is one of the error against W */
+    other.reached = relative(other.error, other.scale);
+    if (!rc && attempt_holds(&other, task->how) && held_out(task, &other) < held_out(task, a)) {
         attempt_free(a);
         *a = other;
         other = (struct attempt){0};

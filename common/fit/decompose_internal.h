@@ -26,7 +26,7 @@ struct attempt {
     struct difference difference;    /* of task.w and fitted */
     double error;                /* tr((w - fitted) H (w - fitted)') */
     double scale;                /* task.scale, or that of w */
-    double before, reached;      /* relative to scale, of what was fitted: before and after rounding */
+    double before, reached;      /* relative to scale: of what was fitted before rounding; of w after it */
     bool sequential;
 };
 
@@ -34,10 +34,13 @@ struct attempt {
 double weighted_size(const struct moments *h, const float *w, int64_t out, int64_t in);
 
 /* The best fit within how->budget: with cross moments of both kinds also one to the sequential target, which is taken
- * where what it gives is better held out. *a is the caller's, empty after an error. */
+ * where what it gives is better held out and holds a tolerance. *a is the caller's, empty after an error. */
 int attempt_best(const struct task *task, struct attempt *a);
 
 void attempt_free(struct attempt *a);
+
+/* Whether it holds the tolerance, where there is one. */
+bool attempt_holds(const struct attempt *a, const struct decomposition *how);
 
 /* Whether cores with so many numbers are smaller than op, or asked for in any case. */
 bool decompose_saves(const struct operator *op, const struct decomposition *how, int64_t parameters);

@@ -219,7 +219,7 @@ static int put_part(struct writer *writer, const struct moment_set *set, const c
 
 int moments_write(struct writer *writer, const struct moment_set *set)
 {
-    const struct moments *h = &set->h, *held = &set->held, *reference = &set->held_reference;
+    const struct moments *h = &set->h, *held = &set->held;
     int rc = put_part(writer, set, "", h->packed, h->tokens, true);
 
     if (!rc && set->cross)
@@ -228,8 +228,6 @@ int moments_write(struct writer *writer, const struct moment_set *set)
         rc = put_part(writer, set, ".held", held->packed, held->tokens, true);
     if (!rc && set->held_cross)
         rc = put_part(writer, set, ".held.cross", set->held_cross, held->tokens, false);
-    if (!rc && reference->packed)
-        rc = put_part(writer, set, ".held.reference", reference->packed, reference->tokens, true);
     return rc;
 }
 
@@ -242,7 +240,6 @@ void moment_set_free(struct moment_set *set)
     free(set->h.packed);
     free(set->cross);
     free(set->held.packed);
-    free(set->held_reference.packed);
     free(set->held_cross);
     *set = (struct moment_set){0};
 }

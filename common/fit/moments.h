@@ -4,11 +4,10 @@
  * A moments file is a tensor stream whose records are of kind "moments" (stream/FORMAT): for each input of a block
  * ("model.layers.3.self_attn.qkv", ".self_attn.o", ".mlp.gateup", ".mlp.down"; "weights" lists the matrices that see
  * it)
- *     NAME                 H  = E[x~ x~'], packed: the lower triangle by rows, f32 [n (n + 1) / 2]
- *     NAME.cross           C  = E[x x~'], f32 [n, n]; x is the input in the dense model
- *     NAME.held            H  of the held-out sequences
- *     NAME.held.cross      C  of these
- *     NAME.held.reference  E[x x'] of these, packed
+ *     NAME             H = E[x~ x~'], packed: the lower triangle by rows, f32 [n (n + 1) / 2]
+ *     NAME.cross       C = E[x x~'], f32 [n, n]; x is the input in the dense model
+ *     NAME.held        H of the held-out sequences
+ *     NAME.held.cross  C of these
  * where x~ is the input in the model that was calibrated. Without a reference the first (and NAME.held) stand alone. */
 #ifndef FIT_MOMENTS_H
 #define FIT_MOMENTS_H
@@ -53,7 +52,7 @@ struct moment_set {
     int n_weight;
     struct moments h;
     float *cross;                /* [n, n] row-major: row of x, column of x~ */
-    struct moments held, held_reference;
+    struct moments held;
     float *held_cross;
 };
 

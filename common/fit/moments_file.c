@@ -207,8 +207,6 @@ static int take_rest(struct moments_file *file, struct moment_set *set)
             rc = take_packed(file, set, &set->held);
         else if (!strcmp(suffix, ".held.cross"))
             rc = take_cross(file, set, &set->held_cross);
-        else if (!strcmp(suffix, ".held.reference"))
-            rc = take_packed(file, set, &set->held_reference);
         else
             break;
     }

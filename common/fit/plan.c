@@ -176,23 +176,24 @@ static const struct {
     const char *key;
     bool (*set)(struct plan_line *line, const char *value);
     const char *expected;
+    enum { UNORDERED, ORDERED, FROM_0 } order;     /* numbers; which are 0 where they aren't given */
 } keys[] = {
-    {"chi", set_chi, "1 or more"},
-    {"keep", set_keep, "above 0, to 1"},
-    {"tolerance", set_tolerance, "above 0, to 1"},
-    {"sites", set_sites, "2 to 16"},
-    {"shape", set_shape, "auto, or 2 to 16 sites like 20x256,640x16"},
-    {"dtype", set_dtype, "f32, f16 or bf16"},
-    {"bits", set_bits, widths},
-    {"group", set_group, "1 or more, or row"},
-    {"zero", set_zero, "none, int or min"},
-    {"scale_bits", set_scale_bits, "0, 6 or 8"},
-    {"code", set_code, "scalar or trellis"},
-    {"rate", set_rate, "1, 1.5, 2, 2.5, 3, 3.5 or 4"},
-    {"state", set_state, "8 to 16"},
-    {"rotate", set_rotate, "0, a power of two from 2 to 65536, or full"},
-    {"residual_chi", set_residual_chi, "0 or more"},
-    {"residual_bits", set_residual_bits, "2, 3, 4, 5, 6, 8 or 16"},
+    {"chi", set_chi, "1 or more", ORDERED},
+    {"keep", set_keep, "above 0, to 1", ORDERED},
+    {"tolerance", set_tolerance, "above 0, to 1", ORDERED},
+    {"sites", set_sites, "2 to 16", ORDERED},
+    {"shape", set_shape, "auto, or 2 to 16 sites like 20x256,640x16", UNORDERED},
+    {"dtype", set_dtype, "f32, f16 or bf16", UNORDERED},
+    {"bits", set_bits, widths, ORDERED},
+    {"group", set_group, "1 or more, or row", ORDERED},
+    {"zero", set_zero, "none, int or min", UNORDERED},
+    {"scale_bits", set_scale_bits, "0, 6 or 8", FROM_0},
+    {"code", set_code, "scalar or trellis", UNORDERED},
+    {"rate", set_rate, "1, 1.5, 2, 2.5, 3, 3.5 or 4", ORDERED},
+    {"state", set_state, "8 to 16", ORDERED},
+    {"rotate", set_rotate, "0, a power of two from 2 to 65536, or full", FROM_0},
+    {"residual_chi", set_residual_chi, "0 or more", FROM_0},
+    {"residual_bits", set_residual_bits, "2, 3, 4, 5, 6, 8 or 16", ORDERED},
 };
 
 enum { N_KEY = sizeof keys / sizeof *keys };
@@ -212,6 +213,16 @@ const char *plan_set(struct plan_line *line, const char *key, const char *value)
 
     line->given |= 1u << k;
     return keys[k].set(line, value) ? NULL : keys[k].expected;
+}
+
+bool plan_is_ordered(const char *key, double *absent)
+{
+    int k = find_key(key);
+
+    if (k == N_KEY || keys[k].order == UNORDERED)
+        return false;
+    *absent = keys[k].order == FROM_0 ? 0 : NAN;
+    return true;
 }
 
 static int parse_pair(struct plan_line *line, char *pair, const char *path, int number)

@@ -52,6 +52,10 @@ int plan_read(struct plan *plan, const char *path);
 /* Sets a key of the above, as options do that mean the same. NULL, or where the value is bad what was expected. */
 const char *plan_set(struct plan_line *line, const char *key, const char *value);
 
+/* Whether this is a key of the above whose values have an order, so that they can be bounded; *absent is what a setting
+ * without it has: 0, or NAN where that is no number. */
+bool plan_is_ordered(const char *key, double *absent);
+
 /* The line for a weight, or NULL. */
 const struct plan_line *plan_find(const struct plan *plan, const char *name);
 

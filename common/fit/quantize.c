@@ -11,9 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of the sequential target, times the mean diagonal of H. */
-static const double damping = .01;
-
 /* What is turned on both sides must not see the same turn there: of a matrix near 1, T W T' would be one as well. */
 static uint64_t output_seed(const struct quantization *how)
 {
@@ -49,10 +46,10 @@ static void choose_turns(const struct operator *op, const struct quantization *h
         inform("'%s': no turn fits an input of %lld, which stays as it is", op->name, (long long)op->in);
 }
 
-/* Whether a core is plain and would get smaller. */
-static bool to_be_rounded(const struct tensor *core, struct dtype dtype, const char *name)
+/* Whether a core is plain and would get smaller, with so many bytes beside it. */
+static bool to_be_rounded(const struct tensor *core, struct dtype dtype, int64_t beside, const char *name)
 {
-    int64_t bytes = dtype_payload(dtype, core->rank, core->shape);
+    int64_t bytes = dtype_payload(dtype, core->rank, core->shape) + beside;
 
     if (dtype_is_packed(core->dtype))
         inform("'%s': packed already, kept", name);
@@ -165,7 +162,7 @@ static int try_sequential(const struct fitting *f, const float *w, struct operat
 
     memcpy(plain, w, bytes);
     turn_back(f, plain);
-    rc = aware_target(plain, f->matrix.out, f->how->moments, damping, target);
+    rc = aware_target(plain, f->matrix.out, f->how->moments, aware_damping, target);
     if (!rc) {
         turn(f, target);
         rc = fit(f, target, &other, &error, &norm);
@@ -181,11 +178,6 @@ static int try_sequential(const struct fitting *f, const float *w, struct operat
     operator_free(&other);
     free(plain);
     return rc;
-}
-
-static bool has_reference(const struct moment_set *set)
-{
-    return set && set->cross && set->held_cross && set->held.packed;
 }
 
 static void tell(const struct operator *op, int64_t before, const struct quantized *result)
@@ -216,7 +208,7 @@ static int fit_matrix(struct operator *op, struct fitting *f, const struct quant
     if (!operator_is_turned(op))
         turn(f, w);
     rc = fit(f, w, &fitted, &result->error, &result->norm);
-    if (!rc && has_reference(how->moments))
+    if (!rc && aware_has_reference(how->moments))
         rc = try_sequential(f, w, &fitted, result);
     if (!rc) {
         result->difference = operator_difference_from(w, &fitted);
@@ -248,7 +240,7 @@ static int quantize_matrix(struct operator *op, const struct quantization *how, 
 
     if (how->fold_output.block && (op->out % how->fold_size || op->output.block))
         return cannot_fold(op);
-    if (!to_be_rounded(core, how->dtype, op->name))
+    if (!to_be_rounded(core, how->dtype, mixture_residual_bytes(how, op->out, op->in), op->name))
         return how->fold_output.block ? cannot_fold(op) : EX_OK;
     choose_turns(op, how, &f.input, &f.output);
     result->done = true;
@@ -286,7 +278,7 @@ static void look_at_cores(struct chains *c)
     for (int t = 0; t < op->n_term; t++) {
         c->rounds[t] = xcalloc((size_t)op->term[t].n_site, sizeof **c->rounds);
         for (int s = 0; s < op->term[t].n_site; s++)
-            c->count += c->rounds[t][s] = to_be_rounded(&op->term[t].core[s], c->how->dtype, op->name);
+            c->count += c->rounds[t][s] = to_be_rounded(&op->term[t].core[s], c->how->dtype, 0, op->name);
     }
 }
 

@@ -47,7 +47,7 @@ void views_free(struct views *views);                    /* NULL is allowed */
  * balanced before, and the next core is fitted to what the rounding of those behind it left; without, each to nearest.
  * Neither residual nor sequential target; turned only where the whole input lies in the last core of each term, and
  * the whole output in the first one.
- * Cores that are packed already or would not get smaller stay.
+ * Cores that are packed already or would not get smaller (a matrix with its residual) stay.
  *
  * fold_input: the turn is that of heads (each piece of fold_input numbers turned in the same way) and isn't stored; op
  * must be dense. The matrix whose output it reads is to be given result->input as fold_output, and the same size as

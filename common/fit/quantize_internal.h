@@ -39,6 +39,9 @@ int mixture_round(const struct rounded_matrix *matrix, const float *w, const str
 int mixture_fit(const struct rounded_matrix *matrix, const float *w, const struct quantization *how,
                 struct mixture *mixture);
 
+/* Bytes of the residual of a matrix [out, in], 0 where it gets none. */
+int64_t mixture_residual_bytes(const struct quantization *how, int64_t out, int64_t in);
+
 struct tensor tensor_copy(const struct tensor *tensor);
 
 /* tr(D H D'), or the sum of squares without moments. */

@@ -93,6 +93,15 @@ static struct dtype residual_dtype(const struct quantization *how)
     return how->residual_bits == 16 ? DTYPE(F16) : groups;
 }
 
+int64_t mixture_residual_bytes(const struct quantization *how, int64_t out, int64_t in)
+{
+    int64_t chi = least(how->residual_chi, least(out, in));
+    struct dtype dtype = residual_dtype(how);
+
+    return chi ? dtype_payload(dtype, 4, (int64_t[]){1, out, 1, chi}) + dtype_payload(dtype, 4,
+                                                                                      (int64_t[]){chi, 1, in, 1}) : 0;
+}
+
 /* uv, its cores freed before, becomes the fit of d as it is stored. */
 static int fit_product(const struct rounded_matrix *matrix, const float *d, const struct quantization *how,
                        struct chain *uv)

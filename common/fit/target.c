@@ -9,6 +9,13 @@
 
 enum { ROWS = 256 };
 
+const double aware_damping = .01;
+
+bool aware_has_reference(const struct moment_set *set)
+{
+    return set && set->cross && set->held_cross && set->held.packed;
+}
+
 /* The upper factor of H + lambda. */
 static int damped_factor(const struct moments *h, double damping, const char *name, double **factor)
 {
@@ -18,6 +25,7 @@ static int damped_factor(const struct moments *h, double damping, const char *na
     moments_full64(h, full);
     for (int64_t i = 0; i < n; i++)
         mean += full[i * n + i] / (double)n;
+    mean = mean > 0 ? mean : 1;          /* of inputs that are always zero */
     for (int64_t i = 0; i < n; i++)
         full[i * n + i] += damping * mean;
     if (!linalg_cholesky(n, full)) {
@@ -73,17 +81,5 @@ static double cross_term(const float *w, const float *fitted, int64_t out, const
 
 double aware_held_out(const float *w, const float *fitted, int64_t out, const struct moment_set *set)
 {
-    const struct moments *h = set->held.packed ? &set->held : &set->h;
-    const float *cross = set->held.packed ? set->held_cross : set->cross;
-    float *gap;
-    double error;
-
-    if (cross)
-        return moments_error(h, fitted, out) - 2 * cross_term(w, fitted, out, cross, h->n);
-    gap = xaligned((size_t)(out * h->n), sizeof *gap);
-    for (int64_t i = 0; i < out * h->n; i++)
-        gap[i] = w[i] - fitted[i];
-    error = moments_error(h, gap, out);
-    free(gap);
-    return error;
+    return moments_error(&set->held, fitted, out) - 2 * cross_term(w, fitted, out, set->held_cross, set->held.n);
 }

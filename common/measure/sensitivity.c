@@ -112,17 +112,54 @@ static int run_dense(struct experiment *e)
     return rc ? rc : loader_head(loader, e->dense.embedding, &e->dense.head);
 }
 
+static int take_bytes(void *context, const void *data, size_t size)
+{
+    hash_update(context, data, size);
+    return EX_OK;
+}
+
+/* XXH3 of all names and payloads: weights that were replaced in place have the old history. */
+static int hash_records(const char *path, uint64_t *value)
+{
+    struct hash *hash = hash_new();
+    struct source source;
+    struct record record;
+    int rc = source_open(&source, path);
+    bool open = !rc;
+
+    while (!rc && !(rc = source_next(&source, &record)) && record.kind != RECORD_END) {
+        hash_update(hash, record.name, strlen(record.name));
+        rc = source_each(&source, &record, take_bytes, hash);
+        record_free(&record);
+    }
+    *value = hash_value(hash);
+    hash_free(hash);
+    if (open)
+        source_close(&source);
+    return rc;
+}
+
+static void put_hash(struct json *json, const char *key, uint64_t value)
+{
+    char hash[17];
+
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)value);
+    json_put(json, key, json_make_string(hash));
+}
+
 /* Members of every line that say what was measured, and with what. */
-static void make_common(struct experiment *e)
+static int make_common(struct experiment *e, const char *path)
 {
     struct json *history = source_history(&e->dense.loader.source), *model = json_make_object();
-    char *text = json_write(history, 0), *name = file_basename(loader_name(&e->dense.loader)), hash[17];
+    char *text = json_write(history, 0), *name = file_basename(loader_name(&e->dense.loader));
+    uint64_t hash;
+    int rc = hash_records(path, &hash);
 
     e->common = json_make_object();
     passage_report(e->common, &e->passage);
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)hash_of(text, strlen(text)));
     json_put(model, "name", json_make_string(name));
-    json_put(model, "history_hash", json_make_string(hash));
+    put_hash(model, "history_hash", hash_of(text, strlen(text)));
+    put_hash(model, "hash", hash);
     json_put(e->common, "model", model);
     if (e->matrices.moments)
         json_put(e->common, "moments", moments_history(e->matrices.moments));
@@ -132,6 +169,7 @@ static void make_common(struct experiment *e)
     free(text);
     free(name);
     json_drop(history);
+    return rc;
 }
 
 static char *unit_name(const struct experiment *e, const struct unit *unit)
@@ -368,19 +406,19 @@ static void experiment_close(struct experiment *e)
 
 static int run(struct experiment *e, const char *model, const char *text, const char *output)
 {
+    const char *const input[] = {text, e->options->moments};
     int rc = file_is_stdin(model) ? fail(EX_USAGE, "the model is read more than once: it can't be standard input")
-                                  : EX_OK;
+                                  : passage_one_stream(input, e->options->moments ? 2 : 1);
 
     if (rc || (rc = passage_open(&e->passage, text, &e->options->text))
         || (rc = matrices_open(&e->matrices, model, e->options->moments))
         || (rc = subject_open(&e->dense, e->measure, model))
         || (rc = passage_tokenize(&e->passage, e->dense.tokenizer, &e->options->text, &e->passage.ids))
         || (rc = passage_cut(&e->passage, e->dense.loader.config.max_position, &e->options->text))
-        || (rc = lines_open(&e->lines, output)))
+        || (rc = make_common(e, model)) || (rc = lines_open(&e->lines, output)))
         return rc;
     e->supply = (struct supply){.measure = e->measure, .path = model, .n_layer = e->dense.loader.config.n_layer};
     e->memory = e->measure->memory / (e->options->n_setting + 2);
-    make_common(e);
     e->trial = xcalloc((size_t)e->options->n_setting, sizeof *e->trial);
     for (int i = 0; i < e->options->n_setting; i++)
         e->trial[i].subject.hidden.fd = -1;

@@ -36,8 +36,9 @@ struct sensitivity_options {
  *      "relative_error"}], "tokens", "windows", ..., "data", "model", "moments"}
  *
  * unit is a matrix's name, "model.layers.3", or "mlp.down_proj.weight"; plan the setting as a plan says it; error and
- * norm squared, weighted by the moments where there are some. Lines of a file that are there already for the same unit,
- * setting, model, text and moments aren't measured again, and what stands behind its last line feed is dropped.
+ * norm squared, weighted by the moments where there are some. "model" has hashes of its history and of all its records,
+ * which are read through for it. Lines of a file that are there already for the same unit, setting, model, text and
+ * moments aren't measured again, and what stands behind its last line feed is dropped.
  *
  * The hidden states that enter a block are kept, so that a unit of block K costs the blocks from K on: these of all
  * settings and of the unchanged model together in measure->memory bytes, or in files. Blocks stay on the device where

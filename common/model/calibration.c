@@ -111,7 +111,6 @@ static void see(void *context, enum block_part part, int64_t first, const float 
     c->device->permute(c->turned[1], c->seen[part] + (first - c->reference.first) * width, 2, shape, axes);
     add_product(c, c->turned[1], c->turned[0], width, n, 0, fit, false, s->cross);
     add_product(c, c->turned[1], c->turned[0], width, n, fit, held, false, s->held_cross);
-    add_product(c, c->turned[1], c->turned[1], width, n, fit, held, true, s->held_reference);
 }
 
 /* The same in the reference: kept until the model's come. */
@@ -133,7 +132,7 @@ static void expect_memory(const struct calibration *c)
         double n = (double)part_width(c->config, part), packed = n * (n + 1) / 2;
 
         if (is_wanted(c, part))
-            numbers += sets * packed + (c->options.reference ? sets * n * n + (sets - 1) * packed : 0);
+            numbers += sets * (packed + (c->options.reference ? n * n : 0));
     }
     memory_expect(numbers * sizeof(double));
 }
@@ -159,7 +158,6 @@ void calibration_begin(struct calibration *calibration, const struct device *dev
         calibration->seen[part] = device->allocate((size_t)(PASS_ROWS * n) * sizeof(float));
         s->cross = xcalloc(whole, sizeof *s->cross);
         s->held_cross = options->held ? xcalloc(whole, sizeof *s->held_cross) : NULL;
-        s->held_reference = options->held ? xcalloc(packed, sizeof *s->held_reference) : NULL;
     }
 }
 
@@ -173,7 +171,6 @@ void calibration_end(struct calibration *calibration)
         device->release(calibration->seen[part]);
         free(s->h);
         free(s->held);
-        free(s->held_reference);
         free(s->cross);
         free(s->held_cross);
     }
@@ -234,7 +231,6 @@ static void make_set(struct calibration *c, enum block_part part, int64_t layer,
     set->cross = average(s->cross, n * n, fit);
     set->held = (struct moments){n, held, average(s->held, packed_count(n), held)};
     set->held_cross = average(s->held_cross, n * n, held);
-    set->held_reference = (struct moments){n, held, average(s->held_reference, packed_count(n), held)};
 }
 
 static bool is_finite(const float *values, int64_t count)
@@ -247,7 +243,7 @@ static int check_set(const struct moment_set *set)
     int64_t n = set->h.n, packed = packed_count(n);
 
     if (is_finite(set->h.packed, packed) && is_finite(set->cross, n * n) && is_finite(set->held.packed, packed)
-        && is_finite(set->held_cross, n * n) && is_finite(set->held_reference.packed, packed))
+        && is_finite(set->held_cross, n * n))
         return EX_OK;
     return fail(EX_DATAERR, "'%s': the model's activations there are not finite", set->name);
 }

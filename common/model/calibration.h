@@ -14,7 +14,7 @@ struct calibration_options {
 
 /* Sums of products x_i x_j over tokens, in double. */
 struct moment_sums {
-    double *h, *held, *held_reference;           /* [n (n + 1) / 2] */
+    double *h, *held;                            /* [n (n + 1) / 2] */
     double *cross, *held_cross;                  /* [n, n] */
 };
 

@@ -68,6 +68,13 @@ bits_of() {
     refuses 65 'no matrix in the curves' allot --budget 3bpw /dev/null
     (cat curves; echo '{"name": "a"') >torn
     refuses 65 'torn, line 14' allot --budget 3bpw torn
+    refuses 64 "with a number of a plan's key" allot --budget 3bpw --ceiling '*=bit=3' curves
+    refuses 64 "can't both be standard input" allot --budget 3bpw --sensitivity - <curves
+    refuses 64 "can't both be standard input" allot --budget 3bpw --sensitivity - - <curves
+    refuses 64 "can't both be written to standard output" allot --budget 3bpw --json - curves
+    refuses 64 "can't both be written to standard output" allot --budget 3bpw --json - -o - curves
+    refuses 64 "can't both be written to same" allot --budget 3bpw --json same -o same curves
+    [ ! -e same ]
     refuses 65 'is for no matrix' allot --budget 3bpw --ceiling 'x*=bits=3' curves
 }
 
@@ -154,6 +161,14 @@ print(sum(t["bytes"] for t in json.load(sys.stdin)["tensors"] if "_proj" in t["n
     [ "$(wc -l <part)" -eq 80 ]
     evaluate sensitivity model story.txt --context 32 --chi 4,8 --by block -o part 2>said
     grep -q '0 lines written, 10 were there' said
+    # Other weights in the same place, of the same sizes: another model.
+    cp -rL model replaced
+    evaluate -q sensitivity replaced story.txt --context 32 --chi 4 --by kind -o lines
+    size=$(stat -c %s replaced/model.safetensors)
+    printf '\1' | dd of=replaced/model.safetensors bs=1 seek=$((size - 4)) conv=notrunc status=none
+    evaluate sensitivity replaced story.txt --context 32 --chi 4 --by kind -o lines 2>said
+    grep -q '7 lines written$' said
+    refuses 64 'one operand only' evaluate sensitivity model - --moments - --chi 8
     (head -1 whole; echo nonsense; head -1 whole) >bad
     refuses 65 'bad, line 2' measure matrix -o bad
     refuses 64 'read once' evaluate sensitivity - story.txt --chi 8
@@ -174,6 +189,10 @@ for layer, kl in (0, 8.0), (1, 0.5):
             {"name": f"model.layers.{layer}.self_attn.{name}_proj.weight", "error": 0.5, "norm": 2.0}]}))' >sensitivity
     allot -q --budget 3.2bpw --sensitivity sensitivity curves >plan
     [ "$(bits_of plan)" = 4422 ]
+    for member in model moments data; do
+        sed "2s/\"model\": {},/&\"$member\": {\"name\": \"other\"},/; s/\"model\": {},\(\"model\"\)/\1/" sensitivity >other
+        refuses 65 "'other', line 2: the line is of another \"$member\"" allot --budget 3bpw --sensitivity other curves
+    done
     refuses 65 'no line for any matrix' allot --budget 3bpw --sensitivity /dev/null curves
     refuses 64 'exclude each other' allot --budget 3bpw --sensitivity sensitivity --weight size curves
 }

@@ -172,5 +172,11 @@ EOF
     refuses 64 mpo-decompose model --keep 0.2 --reference model
     refuses 64 mpo-decompose model --keep 0.2 --residual --reference -
     refuses 64 mpo-decompose --keep 0.2 --moments -
+    refuses 64 mpo-decompose --keep 0.2 --plan -
+    refuses 64 mpo-decompose model --plan - --moments -
     refuses 64 mpo-decompose model --keep 0.2 --exact --moments moments
+    refuses 64 mpo-decompose model --keep 0.2 --seed 1 --moments moments
+    refuses 64 mpo-decompose model --keep 0.2 --seed 1 --exact
+    refuses 64 mpo-decompose model --keep 0.2 --seed 1 --curves
+    mpo-decompose -q model --keep 0.2 --seed 1 --sites 3 --moments moments --match '*.0.*k_proj*' -o out.tns
 }

@@ -101,6 +101,8 @@ aware() {
 @test "beside the model as it came, and a model too large to keep its moments: by blocks" {
     aware stories-keep50-q8-aware-cross >/dev/null
     [ "$(measured keep50-q8-aware-cross 'matrices["cut"], matrices["packed"]')" = "(35, 35)" ]
+    # With held-out sequences, or the sequential target would never be looked at.
+    tensor-info --json "$R/stories/keep50-q8-aware-cross/layer-03.tns" | grep -q '"held": *1'
     aware SENSITIVITY= stories-3.5bpw >/dev/null
     aware GRANITE=pipelines/models/stories260K granite-3.5bpw >"$SAID"
     [ "$(grep -c 'BLOCK\|CURVES' "$SAID")" -eq 11 ]
@@ -121,6 +123,12 @@ aware() {
     [ "$(grep -c '"by": *"matrix".*"keep=0.3"' "$R/stories/dense/sensitivity-cut")" -eq 35 ]
     run aware stories-3.5bpw
     [[ $output != *CURVES* && $output != *ALLOT* && $output != *PIPE* ]]
+    # A piece that a killed run left is no part of the next one.
+    cp "$R/stories/dense/layer-03.jsonl" "$BATS_TEST_TMPDIR/whole"
+    rm "$R/stories/dense/layer-03.jsonl"
+    echo left >"$R/stories/dense/layer-03.jsonl.left.part"
+    aware stories-3.5bpw >"$SAID"
+    cmp "$R/stories/dense/layer-03.jsonl" "$BATS_TEST_TMPDIR/whole"
 }
 
 @test "budgets: errors weighed by how much the model minds them, or alike; a killed look goes on" {
@@ -131,6 +139,12 @@ aware() {
     [ "$(grep -c 'LOOK' "$SAID")" -eq 1 ]
     [ "$(wc -l <"$R/stories/dense/sensitivity-packed")" -eq 35 ]
     [ ! -e "$R/stories/dense/sensitivity-packed.part" ]
+    # Not where it looked at other moments, as its lines say.
+    mv "$R/stories/dense/sensitivity-packed" "$R/stories/dense/sensitivity-packed.part"
+    aware SEQUENCES=3 stories-3.0bpw >"$SAID"
+    [ "$(wc -l <"$R/stories/dense/sensitivity-packed")" -eq 35 ]
+    grep -q '"sequences":3' "$R/stories/dense/sensitivity-packed"
+    aware stories-3.0bpw >"$SAID"
     grep -v '^#' "$R/stories/3.0bpw/budget.plan" >"$BATS_TEST_TMPDIR/weighed"
     aware SENSITIVITY= stories-3.0bpw >"$SAID"
     [ "$(grep -c 'LOOK' "$SAID")" -eq 0 ]
@@ -174,7 +188,9 @@ aware() {
     [ "$(cut -f1 "$table" | sort | xargs)" = 'dense name other+ q3-aware q4' ]
     grep -q $'^other+\t3.500\t.*\t77.12\t' "$table"
     if command -v gnuplot; then
-        grep -q q3-aware "$R/stories/frontier-kl.svg"
+        for kind in perplexity kl parameters parameters-kl; do
+            grep -q q3-aware "$R/stories/frontier-$kind.svg"
+        done
     fi
     mkdir "$path"
     interpreter=$(python3 -c 'import sys; print(sys.executable)')

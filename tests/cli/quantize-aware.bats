@@ -160,6 +160,14 @@ print("%.5g" % (line["error"] / line["norm"]) ** .5)')
     grep -q "up_proj.* error $relative," <<<"$output"
 }
 
+@test "codes and residual that together aren't smaller are left" {
+    quantize -v --bits 8 --residual-chi 64 --residual-bits 16 --match '*.0.*[qk]_proj*' model -o out.tns 2>said
+    [ "$(grep -c 'bytes packed against .*, kept' said)" -eq 2 ]
+    tensor-diff model out.tns >/dev/null
+    quantize -q --curves --bits 8 --residual-chi 0,64 --residual-bits 16 --match '*.0.*q_proj*' model -o curves
+    [ "$(grep -c '"plan"' curves)" -eq 2 ]
+}
+
 @test "allot's plans say what quantize understands" {
     quantize -q --curves --bits 2,3,4 --group 32,64 --rotate=0,64 --moments moments model -o curves
     allot -q --budget 3.5bpw curves -o p.plan
@@ -196,11 +204,17 @@ print(8 * sum(t["bytes"] for t in tensors) / sum(t["parameters"] for t in tensor
                    "--residual-chi -1" "--fold" "--residual-bits 4" "--alternations 2" "--alternations 0 --residual-chi 2" \
                    "--inverse --moments moments" "--inverse --rotate" "--inverse --curves" "--curves --plan p" \
                    "--curves --rotate --fold" "--seed 3" "--curves --bits 2,2" "--curves --bits 2,7" "--plan p --rotate" \
-                   "--plan p --residual-chi 2" "--curves --bits 2,"; do
+                   "--plan p --residual-chi 2" "--curves --bits 2," "--moments - --plan -"; do
         # shellcheck disable=SC2086
         run quantize -q $options model
         [ "$status" -eq 64 ] || { echo "$options: $status: $output"; false; }
         [ "${#lines[@]}" -eq 1 ]
+    done
+    for options in "--moments -" "--plan -"; do
+        # shellcheck disable=SC2086
+        run quantize -q $options <model/config.json
+        [ "$status" -eq 64 ]
+        [[ $output == *"can be standard input" ]]
     done
     run quantize -q --moments nowhere model -o out.tns
     [ "$status" -eq 66 ]

@@ -203,7 +203,8 @@ static struct allot_rule rule(const char *text, bool ceiling)
 
 static void test_rules(void)
 {
-    static const char *const bad[] = {"", "a", "=3bpw", "a=", "a=3", "a=3MB", "a=bits=", "a=bits=x", "a==3", "a=b c=3"};
+    static const char *const bad[] = {"", "a", "=3bpw", "a=", "a=3", "a=3MB", "a=bits=", "a=bits=x", "a==3", "a=b c=3",
+                                      "a=bit=3", "a=shape=3", "a=bits=full", "a=rotate=row", "a=bits=inf", "a=bits= 3"};
     struct allot_rule rules[] = {rule("*.1.*=bits=3", false), rule("*.2.*=bits=2", true), rule("*.3.*=2bpw", true),
                                  rule("*=chi=3", false)}, none = rule("other=bits=2", true), made;
     struct allot_budget budget = {.unit = ALLOT_BYTES, .amount = 1e6};
@@ -238,6 +239,34 @@ static void test_rules(void)
     curves_free(&curves);
 }
 
+/* Settings as plans say them: what is left out is 0, or of another kind; a turn over the full width is the largest. */
+static void test_rules_by_key(void)
+{
+    static const struct {
+        const char *rule, *plan;
+        bool ceiling, allowed;
+    } cases[] = {
+        {"*=scale_bits=0", "bits=2", true, true}, {"*=scale_bits=6", "bits=2", false, false},
+        {"*=scale_bits=6", "bits=2 scale_bits=8", false, true}, {"*=rotate=64", "bits=2", false, false},
+        {"*=rotate=64", "bits=2 rotate=full", false, true}, {"*=rotate=64", "bits=2 rotate=full", true, false},
+        {"*=rotate=full", "bits=2 rotate=full", true, true}, {"*=rotate=full", "bits=2 rotate=64", false, false},
+        {"*=residual_chi=4", "bits=2", false, false}, {"*=residual_chi=4", "bits=2", true, true},
+        {"*=group=64", "bits=2 group=row", true, false}, {"*=rate=2", "bits=2", false, true},
+        {"*=rate=2", "code=trellis rate=1.5", false, false}, {"*=keep=0.5", "keep=0.4", true, true},
+    };
+    const struct curve curve = {.name = (char[]){"w"}, .original = 100};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct allot_rule made = rule(cases[i].rule, cases[i].ceiling);
+        struct curve_point point = {.plan = xstrdup(cases[i].plan)};
+
+        if (allot_allows(&made, 1, &curve, &point) != cases[i].allowed)
+            fail_msg("%s %s of '%s'", cases[i].ceiling ? "ceiling" : "floor", cases[i].rule, cases[i].plan);
+        allot_rule_free(&made);
+        free(point.plan);
+    }
+}
+
 static void test_deeper_first(void)
 {
     struct curves curves = draw(3, true);
@@ -261,6 +290,9 @@ static void test_deeper_first(void)
         assert_int_equal(allot_deeper_first(&a, "bits=9"), EX_DATAERR);
         a.limit = deep;
         assert_int_equal(allot_deeper_first(&a, NULL), EX_DATAERR);
+        assert_non_null(strstr(said, "the least that the curves allow is"));
+        assert_int_equal(allot_deeper_first(&a, "bits=2"), EX_DATAERR);
+        assert_non_null(strstr(said, "the least that the curves with this setting allow is"));
         error_capture(NULL, 0);
         allotment_free(&a);
     }
@@ -352,5 +384,6 @@ static void test_weights(void)
 CHECK_MAIN({"near the optimum of all combinations, and never above the limit", test_brute},
            {"the optimum where a multiplier meets the budget", test_lagrange}, {"budgets are read", test_budgets},
            {"limits hold in all units, alone and of the whole", test_limits}, {"floors and ceilings", test_rules},
+           {"floors and ceilings by a key", test_rules_by_key},
            {"deeper layers first", test_deeper_first}, {"plans are printed, names escaped", test_print},
            {"losses", test_loss}, {"weights from measured sensitivities", test_weights})
