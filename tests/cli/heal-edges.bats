@@ -10,7 +10,7 @@ setup_file() {
 setup() {
     cd "$BATS_TEST_TMPDIR" || exit 1
     made=$BATS_FILE_TMPDIR/llama
-    echo '{"messages": [{"role": "user", "content": "Who is it?"}, {"role": "assistant", "content": "It was Lily."}]}' >talk
+    echo '{"messages": [{"role": "user", "content": "Who is it?"}, {"role": "assistant", "content": "It was Lily."}]}' >talk.jsonl
 }
 
 distil() {
@@ -66,25 +66,25 @@ distil() {
 }
 
 @test "a text to measure is no text to learn from" {
-    heal -q "$made/cut.tns" talk --template chatml --batch 1 --context 64 --steps 1 --eval-text "$made/text" --log log -o out.tns
+    heal -q "$made/cut.tns" talk.jsonl --template chatml --batch 1 --context 64 --steps 1 --eval-text "$made/text" --log log -o out.tns
     grep '"perplexity"' log
     refuses 69 'GSM8K, test' heal -q "$made/cut.tns" "$TOP/tests/cli/data/gsm8k_test.jsonl" --context 16 --steps 1 -o out.tns
-    refuses 65 'expected "text"' heal -q "$made/cut.tns" talk --template chatml --context 64 --steps 1 \
+    refuses 65 'expected "text"' heal -q "$made/cut.tns" talk.jsonl --template chatml --context 64 --steps 1 \
         --eval-text "$TOP/tests/cli/data/gsm8k_test.jsonl" -o out.tns
     refuses 64 '--all: no conversations' heal -q "$made/cut.tns" "$made/text" --all --context 16 --steps 1 -o out.tns
 }
 
 @test "the date in a template is the same on any day" {
-    heal -q "$made/cut.tns" talk --template granite --batch 1 --context 128 --steps 1 -o out.tns
-    heal -q "$made/cut.tns" talk --template granite --date 2025-01-01 --batch 1 --context 128 --steps 1 -o same.tns
+    heal -q "$made/cut.tns" talk.jsonl --template granite --batch 1 --context 128 --steps 1 -o out.tns
+    heal -q "$made/cut.tns" talk.jsonl --template granite --date 2025-01-01 --batch 1 --context 128 --steps 1 -o same.tns
     cmp out.tns same.tns
     tensor-info out.tns | grep '"date":"2025-01-01"'
-    heal -q "$made/cut.tns" talk --template chatml --batch 1 --context 128 --steps 1 -o out.tns
+    heal -q "$made/cut.tns" talk.jsonl --template chatml --batch 1 --context 128 --steps 1 -o out.tns
     [ "$(tensor-info out.tns | grep -c '"date"')" -eq 0 ]
 }
 
 @test "a step in which no token counts is passed over" {
-    heal "$made/cut.tns" talk --template chatml --batch 1 --context 8 --epochs 1 --checkpoint-every 1 --work work -o out.tns 2>said
+    heal "$made/cut.tns" talk.jsonl --template chatml --batch 1 --context 8 --epochs 1 --checkpoint-every 1 --work work -o out.tns 2>said
     grep 'no token counts: it is passed over' said
     skipped=$(grep -c '"skipped":true' work/log)
     [ "$skipped" -gt 0 ]
