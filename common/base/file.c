@@ -188,8 +188,8 @@ int output_try(const char *path, bool binary)
 
     if (path && !stat(path, &about) && !S_ISREG(about.st_mode) && !S_ISDIR(about.st_mode))
         return EX_OK;
-    if (!(rc = output_open(&output, path, binary)))
-        output_close(&output);
+    rc = output_open(&output, path, binary);
+    output_close(&output);
     return rc;
 }
 
