@@ -5,12 +5,13 @@ error spread by the Cholesky factor of the inverse) that has matrices and moment
 turns inputs by random signs and Hadamard blocks of 64 first, in both; --residual-chi R adds a whitened low-rank fit of what is left, in
 16 bits, four times in turn with the rounding.
 
-    compensate.py [--bits B] [--group N] [--rotate] [--residual-chi R] [--moments FILE] [--text FILE] [--runs N]
+    compensate.py [--bits B] [--group N] [--rotate] [--residual-chi R] [--match GLOB] [--moments FILE] [--text FILE] [--runs N]
 
 SMOLLM2 names the model (a GGUF file or a directory). Without moments they are calibrated on the text (default: the README).
 Tells medians of seconds, and the ratio of the weighted squared errors for each matrix. Skipped where torch or the model isn't there.
 """
 import argparse
+import fnmatch
 import os
 import re
 import statistics
@@ -98,7 +99,7 @@ def ours(stream, moments, arguments, scratch):
     if arguments.residual_chi:
         more += ["--residual-chi", str(arguments.residual_chi), "--residual-bits", "16"]
     start = time.perf_counter()
-    run = subprocess.run(["quantize", "-v", "--match", "*_proj.weight", "--bits", str(arguments.bits), "--group", str(arguments.group),
+    run = subprocess.run(["quantize", "-v", "--match", arguments.match, "--bits", str(arguments.bits), "--group", str(arguments.group),
                           "--zero", "min", *more, "--moments", moments, "--threads", str(THREADS), stream, "-o",
                           os.path.join(scratch, "out.tns")], capture_output=True, text=True, check=True)
     took = time.perf_counter() - start
@@ -107,6 +108,7 @@ def ours(stream, moments, arguments, scratch):
 
 def main(arguments, scratch):
     stream, moments, weights, seen = prepare(arguments, scratch)
+    weights = {name: w for name, w in weights.items() if fnmatch.fnmatch(name, arguments.match)}
     torch.set_num_threads(THREADS)
     times = [], []
     for _ in range(arguments.runs):
@@ -128,6 +130,7 @@ if __name__ == "__main__":
     parser.add_argument("--group", type=int, default=64)
     parser.add_argument("--rotate", action="store_true")
     parser.add_argument("--residual-chi", type=int, default=0)
+    parser.add_argument("--match", default="*_proj.weight")
     parser.add_argument("--moments")
     parser.add_argument("--text", default=os.path.join(ROOT, "README.md"))
     parser.add_argument("--runs", type=int, default=1)
