@@ -1,8 +1,8 @@
 /* source.c - one sequence of records from a model on disk or from a stream. */
 #include "files/source.h"
+#include "base/hash.h"
 
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -62,14 +62,13 @@ int source_next(struct source *source, struct record *record)
 struct json *source_history(const struct source *source)
 {
     struct json *history = json_clone(source->history), *entry;
-    char hash[17];
+    char identity[HASH_TEXT];
 
     if (!source->is_model || json_count(history))
         return history;
     entry = json_make_object();
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source->model.identity);
     json_put(entry, "model", json_make_string(source->name));
-    json_put(entry, "identity", json_make_string(hash));
+    json_put(entry, "identity", json_make_string(hash_text(source->model.identity, identity)));
     json_append(history, history_entry("extract-layer", entry));
     return history;
 }

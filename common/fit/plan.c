@@ -10,7 +10,6 @@
 
 #include <fnmatch.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -312,11 +311,10 @@ const struct plan_line *plan_find(const struct plan *plan, const char *name)
 struct json *plan_history(const struct plan *plan)
 {
     struct json *entry = json_make_object();
-    char hash[17];
+    char hash[HASH_TEXT];
 
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)plan->hash);
     json_put(entry, "name", json_make_string(plan->name));
-    json_put(entry, "hash", json_make_string(hash));
+    json_put(entry, "hash", json_make_string(hash_text(plan->hash, hash)));
     return entry;
 }
 

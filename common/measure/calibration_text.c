@@ -38,9 +38,7 @@ static int write_conversation(struct documents *documents, const struct json *me
     if (!documents->chat_opened) {
         rc = chat_model_open(&documents->chat, documents->loader, documents->tokenizer, documents->options->template);
         documents->chat_opened = !rc;
-        if (!rc)
-            documents->chat.chat.date = documents->options->date ? documents->options->date
-                                                                 : chat_usual_date(&documents->chat.chat);
+        documents->chat.chat.date = chat_text_date(&documents->chat.chat, documents->options->date);
     }
     if (!rc)
         rc = chat_write(&documents->chat.chat, conversation.messages, conversation.count, false, text);

@@ -10,7 +10,7 @@ struct calibration_text_options {
     int64_t context;             /* tokens of each; 0: CONTEXT_USUAL, or the model's maximum if that is less */
     bool drawn;                  /* by this seed; otherwise the first ones */
     uint64_t seed;
-    const char *template, *date; /* of conversations, see struct chat; NULL: the model's own, chat_usual_date() */
+    const char *template, *date; /* of conversations, see struct chat; NULL: the model's own, chat_text_date() */
 };
 
 struct calibration_text {
@@ -34,8 +34,8 @@ struct calibration_text {
 int calibration_text_open(struct calibration_text *text, const char *path, const struct loader *loader,
                           const struct calibration_text_options *options);
 
-/* For the history: {"data" (name, bytes, hash), "context", "sequences", "tokens", and "seed", "template" where they were
- * given, "date" where one is stated}. The caller's. */
+/* For the history: {"data" (name, bytes, hash), "context", "sequences", "tokens", and "seed", "template" where they
+ * were given, "date" where one is stated}. The caller's. */
 struct json *calibration_text_history(const struct calibration_text *text, const char *path,
                                       const struct calibration_text_options *options);
 

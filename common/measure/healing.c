@@ -114,24 +114,20 @@ int64_t *healing_states(const struct healing *h, int *count)
     return step;
 }
 
-static void remove_state(const struct healing *h, int64_t number)
-{
-    char *path = healing_state_path(h, number);
-
-    unlink(path);
-    free(path);
-}
-
 void healing_keep_state(const struct healing *h, int64_t number)
 {
     int count = 0, kept = 0;
     int64_t *step = h->ranks->rank ? NULL : healing_states(h, &count);
 
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+        char *path = healing_state_path(h, step[i]);
+
         if (step[i] <= number && kept < KEPT)
             kept++;
         else
-            remove_state(h, step[i]);
+            unlink(path);
+        free(path);
+    }
     free(step);
 }
 
@@ -197,18 +193,17 @@ int healing_resume(struct healing *h)
     int count = 0, rc = EX_OK;
     int64_t *step = shared_states(h, &count);
 
-    for (int i = 0; i < count && !position; i++) {
-        char *path = healing_state_path(h, step[i]);
+    for (int i = 0; i < count && !position && (!rc || rc == EX_DATAERR); i++) {
+        char *path;
 
-        if (is_of_block(h, step[i]))
-            rc = snapshot_read(path, h->trainer, h->about, &position);
-        free(path);
-        if (rc && rc != EX_DATAERR)
-            break;
-        if (rc && !h->ranks->rank)
-            remove_state(h, step[i]);            /* it would take the place of a whole one */
-        if (position)
+        if (!is_of_block(h, step[i]))
+            continue;
+        path = healing_state_path(h, step[i]);
+        if (!(rc = snapshot_read(path, h->trainer, h->about, &position)))
             healing_keep_state(h, step[i]);
+        else if (rc == EX_DATAERR && !h->ranks->rank)
+            unlink(path);                        /* it would take the place of a whole one */
+        free(path);
     }
     free(step);
     if (rc == EX_DATAERR && !position)

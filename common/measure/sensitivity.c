@@ -141,10 +141,9 @@ static int hash_records(const char *path, uint64_t *value)
 
 static void put_hash(struct json *json, const char *key, uint64_t value)
 {
-    char hash[17];
+    char hash[HASH_TEXT];
 
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)value);
-    json_put(json, key, json_make_string(hash));
+    json_put(json, key, json_make_string(hash_text(value, hash)));
 }
 
 /* Members of every line that say what was measured, and with what. */

@@ -108,8 +108,7 @@ static int add_conversation(struct reading *r, const struct json *messages, cons
     if (!r->chat_opened) {
         rc = chat_model_open(&r->chat, r->loader, r->tokenizer, r->options->template);
         r->chat_opened = !rc;
-        if (!rc)
-            r->chat.chat.date = r->options->date ? r->options->date : chat_usual_date(&r->chat.chat);
+        r->chat.chat.date = chat_text_date(&r->chat.chat, r->options->date);
     }
     if (!rc && !(rc = chat_write(&r->chat.chat, c.messages, c.count, false, &text))) {
         tokenizer_encode(r->tokenizer, text.data, text.length, TOKENIZE_PLAIN, &r->text->ids);

@@ -2,10 +2,10 @@
  *
  * A file is a text, one document, or, where it begins with '{', JSON lines, or with "[{", an array: documents with
  * "text", or conversations (see conversation_of_line()), written out in the model's chat template. Documents stand one
- * behind the other and are cut into windows of context tokens, the last one shorter. Of a window each piece of a document
- * is a sequence of its own, so that nothing attends across documents. Of conversations only what predicts answers (and
- * the token that ends them) counts. Documents with "text" end with the model's end-of-text token, files that are one
- * text as they do. Files are read whole, at most 2 GiB each. */
+ * behind the other and are cut into windows of context tokens, the last one shorter. Of a window each piece of a
+ * document is a sequence of its own, so that nothing attends across documents. Of conversations only what predicts
+ * answers (and the token that ends them) counts. Documents with "text" end with the model's end-of-text token, files
+ * that are one text as they do. Files are read whole, at most 2 GiB each. */
 #ifndef MEASURE_TRAINING_TEXT_H
 #define MEASURE_TRAINING_TEXT_H
 
@@ -16,7 +16,7 @@ struct training_text_options {
     int64_t context;             /* at most the model's positions */
     uint64_t seed;               /* of the order of windows */
     bool whole;                  /* everything in conversations counts */
-    const char *template, *date; /* of conversations; NULL: the model's own, chat_usual_date() */
+    const char *template, *date; /* of conversations; NULL: the model's own, chat_text_date() */
     int64_t limit;               /* of each JSON file its first so many documents; 0: all */
     bool measured;               /* only that, not learned from: evaluation files will do, and texts with options of
                                   * conversations */

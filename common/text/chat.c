@@ -327,11 +327,11 @@ static bool states_date(const struct chat *chat)
     return chat->template == CHAT_GRANITE || (chat->template == CHAT_LLAMA3 && chat->variant & LLAMA3_DATED);
 }
 
-const char *chat_usual_date(const struct chat *chat)
+const char *chat_text_date(const struct chat *chat, const char *given)
 {
     bool own = chat->template == CHAT_LLAMA3 && !(chat->variant & LLAMA3_TODAY);
 
-    return states_date(chat) && !own ? "2025-01-01" : NULL;
+    return given ? given : states_date(chat) && !own ? "2025-01-01" : NULL;
 }
 
 /* A date is one that exists, and for a template that states it. */

@@ -39,9 +39,9 @@ int chat_recognise(const char *jinja, const char *where, struct chat *chat, char
  * and is asked for it. */
 int chat_write(const struct chat *chat, const struct message *messages, int count, bool prompt, struct text *text);
 
-/* The date that texts to learn from state where none is given: always the same one, so that a command makes the same
- * text on any day. NULL where the template states none, or has one of its own. */
-const char *chat_usual_date(const struct chat *chat);
+/* The date that texts to learn from state: the given one, or where that is NULL always the same one, so that a command
+ * makes the same text on any day. NULL where the template then states none, or has one of its own. */
+const char *chat_text_date(const struct chat *chat, const char *given);
 
 /* The text of the token that ends a turn ("<|im_end|>"); NULL where none is known. Borrowed. */
 const char *chat_end(const struct chat *chat);

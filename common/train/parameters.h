@@ -99,7 +99,6 @@ void parameters_add(struct parameters *parameters, int64_t first, int64_t count)
 /* What was put aside is forgotten. */
 void parameters_added(struct parameters *parameters);
 
-
 /* gradient = 0 */
 void parameters_clear(struct parameters *parameters);
 

@@ -1,9 +1,9 @@
 /* snapshot.h - the state of a training on disk, so that it goes on to the same bytes: what is trained, AdamW's moments,
  * steps done, and where the data is. Random numbers are counted, so seed and position are their state.
  *
- * A file: "LAPSNAP1", the length of a JSON text (8 bytes), the text {"about", "position", "device", "floats",
- * "step", "updates", "skipped"}; f32, all numbers of all that is trained in the device's order, then (but of what is done) their two moments; XXH3 of all that.
- * Little-endian. */
+ * A file: "LAPSNAP1", the length of a JSON text (8 bytes), the text {"about", "position", "device", "floats", "step",
+ * "updates", "skipped"}; f32, all numbers of all that is trained in the device's order, then (but of what is done)
+ * their two moments; XXH3 of all that. Little-endian. */
 #ifndef TRAIN_SNAPSHOT_H
 #define TRAIN_SNAPSHOT_H
 
