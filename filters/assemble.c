@@ -25,7 +25,7 @@ static struct {
     int64_t shard_limit;
 } options = {.dtype = -1, .shard_limit = 5000000000};
 
-enum { KEY_DENSE = 0x2000, KEY_SHARD, KEY_FORCE };
+enum { KEY_DENSE = OPTION_KEYS, KEY_SHARD, KEY_FORCE };
 
 static const struct argp_option table[] = {
     {"output", 'o', "DIR", 0, "the directory to write; it appears whole or not at all (required)", 0},

@@ -21,6 +21,9 @@ enum {
     OPTION_ACTIVATIONS = 1 << 6, /* --activations TYPE */
 };
 
+/* Where the keys of a table of more than 31 options begin: a key that is a character would be a short option. */
+enum { OPTION_KEYS = 0x2000 };
+
 struct program {
     const char *name;            /* "mpo-decompose" */
     const char *operands;        /* "[MODEL]" */

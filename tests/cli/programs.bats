@@ -30,6 +30,7 @@ check_help() {
     [ ! -s errors ] || echo "$1: --help writes to stderr"
     grep -q '^Usage: ' <<<"$text" || echo "$1: no usage line"
     grep -q '^Example:' <<<"$text" || echo "$1: no example"
+    ! grep -E '^ +-[^-a-zA-Z?]' <<<"$text" || echo "$1: a short option that is no letter"
 }
 
 check_version() {
