@@ -63,6 +63,7 @@ static error_t parse_seed(int key, char *value, struct argp_state *state)
     if (key != KEY_SEED)
         return ARGP_ERR_UNKNOWN;
     common_options.seed = (uint64_t)option_int("--seed", value, 0, INT64_MAX);
+    common_options.seeded = true;
     return 0;
 }
 

@@ -47,6 +47,7 @@ struct common_options {
     const char *input;           /* NULL: standard input */
     const char *output;          /* NULL: standard output */
     uint64_t seed;
+    bool seeded;                 /* --seed was given */
     struct globs match;
     const char *device;          /* "cpu" */
     int activations;             /* index in activations_names, enum activations of compute/device.h */

@@ -126,7 +126,7 @@ PY
 
 @test "misuse is refused" {
     for options in "--temperature -1 -p x" "--top-p 2 -p x" "--top-k 0 -p x" "--max-tokens -1 -p x" "--top-k 5 -p x" \
-        "-p x --file y" "--messages x --system y" "--template nothing -p x" \
+        "--seed 1 -p x" "-p x --file y" "--messages x --system y" "--template nothing -p x" \
         "--thinking --template chatml -p x"; do
         # shellcheck disable=SC2086
         run -64 generate model $options
