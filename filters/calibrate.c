@@ -329,6 +329,9 @@ static int open_moments(struct job *job)
         return fail(EX_USAGE, "--held: %lld of %lld sequences leave none", (long long)job->held,
                     (long long)job->count);
     }
+    if (job->sides == SIDES && !job->held)
+        note("no sequences are held out: what fits with these moments can't tell whether those of the reference help, and "
+             "leaves them out");
     wanted.held = sequences_rows(job->sequence + job->count - job->held, job->held);
     if (job->held)
         json_put(entry, "held", json_make_int(job->held));

@@ -53,7 +53,7 @@ static const struct argp_option table[] = {
      "documents; TEXT is wiki.test.raw, or JSON lines with \"page\"", 1},
     {NULL, 0, NULL, 0, "Of the benchmarks:", 2},
     {"shots", KEY_SHOTS, "N", 0, "examples before each question (default: the benchmark's own)", 2},
-    {"limit", KEY_LIMIT, "N", 0, "only the first N documents (of each subject of mmlu; of --rolling, too)", 2},
+    {"limit", KEY_LIMIT, "N", 0, "only the first N documents (of each subject of mmlu; of --rolling and logits, too)", 2},
     {"chat", KEY_CHAT, NULL, 0, "ask in the model's chat template", 2},
     {"template", KEY_TEMPLATE, "NAME", 0, "with --chat: use this template", 2},
     {"date", KEY_DATE, "DATE", 0, "with --chat: the date that some templates state (default: today)", 2},
@@ -88,7 +88,7 @@ static const struct {
     [KEY_LIMIT_TOKENS] = {"limit-tokens", PERPLEXITY | KL | ALL | SENSITIVITY},
     [KEY_HF_ROWS] = {"hf-rows", PERPLEXITY | KL | ALL | SENSITIVITY},
     [KEY_ROLLING] = {"rolling", ROLLING}, [KEY_SHOTS] = {"shots", TASK | ALL},
-    [KEY_LIMIT] = {"limit", TASK | ALL | ROLLING}, [KEY_CHAT] = {"chat", TASK | ALL},
+    [KEY_LIMIT] = {"limit", TASK | ALL | ROLLING | LOGITS}, [KEY_CHAT] = {"chat", TASK | ALL},
     [KEY_TEMPLATE] = {"template", TASK | ALL | LOGITS}, [KEY_DATE] = {"date", TASK | ALL | LOGITS},
     [KEY_TRAIN] = {"train", TASK}, [KEY_TOP] = {"top", LOGITS}, [KEY_DTYPE] = {"dtype", LOGITS},
     [KEY_ALL] = {"all", LOGITS},
@@ -244,7 +244,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
         options.task.shots = option_int("--shots", value, 0, 1000);
         return 0;
     case KEY_LIMIT:
-        options.task.limit = options.rolled.limit = option_int("--limit", value, 1, INT64_MAX);
+        options.task.limit = options.rolled.limit = options.teacher.limit = option_int("--limit", value, 1, INT64_MAX);
         return 0;
     case KEY_CHAT:
         return options.task.chat = true, 0;

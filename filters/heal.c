@@ -143,11 +143,12 @@ static int choose_ranks(struct ranks **ranks)
 {
     int plan = heal_options.plan, rc = ranks_open(ranks);
 
-    if (rc || plan <= 0 || plan == (*ranks)->count)
+    if (rc || plan <= 0 || (plan == (*ranks)->count && !heal_options.link))
         return rc;
     if ((*ranks)->count == 1)
         return *ranks = ranks_imagine(plan), EX_OK;
-    rc = ranks_agree(*ranks, fail(EX_USAGE, "--plan=%d, but %d ranks were started", plan, (*ranks)->count));
+    rc = ranks_agree(*ranks, fail(EX_USAGE, "--%s=%d, but %d ranks were started", plan == (*ranks)->count
+                                  ? "link is of ranks that aren't there: --plan" : "plan", plan, (*ranks)->count));
     ranks_close(*ranks, rc);
     return rc;
 }

@@ -94,7 +94,7 @@ curve_looks_at = $(call on_layers,$(or $(curve_moments),$(calibration) $(folder)
 one_piece = extract-layer $(source) --layer $(layer)
 curve = $(one_piece) | $($1_curves) $(options) --moments $(curve_moments) -o $@.$1.part;
 layer_curves = rm -f $@.*.part; $(foreach k,$(curve_kinds),$(if $($k_curves),$(call curve,$k))) \
-               cat $@.*.part > $@.part; rm $@.*.part; mv $@.part $@
+               cat $@.*.part > $@.part; rm $@.*.part; sync $@.part; mv $@.part $@
 rest_curves = $(one_piece) | quantize $(options) | quantize --curves $(options) -o $@
 curve_files = $(addprefix $(BIN)/,extract-layer mpo-decompose quantize)
 $R/%.jsonl: $R/$$(model)/$$(steps)/curves.call $$(ready) $$(curve_looks_at) $$(curve_files)
@@ -133,7 +133,7 @@ $R/%/budget.call: $$(call changed,$$@,$$(allot))
 	@mkdir -p $(@D); echo '$(strip $(allot))' > $@
 
 $R/%/budget.plan: $R/%/budget.call $$(curves) $$(weighing) $(BIN)/allot
-	$(call say,ALLOT,$@){ $(allot) $(verbosity)$(embedding_too); } > $@.part && mv $@.part $@
+	$(call say,ALLOT,$@){ $(allot) $(verbosity)$(embedding_too); } > $@.part && sync $@.part && mv $@.part $@
 
 TARGETS += fetch-calibration
 #: download WikiText-2's training set, unless CALIBRATION or DATA has one

@@ -33,13 +33,18 @@ healed_from = $(model)/$(call unhealed,$(steps))
 between_stages = $(filter %-progressive1-heal %-progressive2-heal,$(steps))
 heal_length = $(if $(and $(between_stages),$(PROGRESSIVE_HEAL)),--steps $(PROGRESSIVE_HEAL),$(if $(HEAL_TOKENS),--tokens \
               $(HEAL_TOKENS),--steps $(HEAL_STEPS)))
-heal = heal $(call measured,$(healed_from)) $(heal_data) --teacher $(source) $(heal_length) $(addprefix --limit ,$(HEAL_LIMIT)) \
-       --checkpoint-every 20 $(HEAL_OPTIONS)
+# What has no teacher, or its logits; what has no conversations has no limit, either.
+healing_without = $(findstring --teacher-logits,$(HEAL_OPTIONS))$(filter ce --loss=ce,$(HEAL_OPTIONS))
+healing_limit = $(if $(filter %.json %.jsonl,$(heal_data))$(filter command,$(origin HEAL_LIMIT)),$(addprefix --limit ,$(HEAL_LIMIT)))
+heal = heal $(call measured,$(healed_from)) $(heal_data) $(if $(healing_without),,--teacher $(source)) $(heal_length) \
+       $(healing_limit) --checkpoint-every 20 $(HEAL_OPTIONS)
+# Of several processes each takes its share of the processors, unless the call says how many threads.
+healing_threads = $(if $(and $(MPIRUN),$(filter-out command,$(origin THREADS))),,$(all_threads))
 
 $R/%/start: $R/%/sentence $$(call whole,$$(healed_from)) $$(heal_data) $$(ready)
 	@rm -rf $(@D)/work; touch $@
 
 $R/%/healed.tns: $R/%/start $(BIN)/heal
-	$(call say,HEAL,$(@D))$(call RUN,$(strip $(MPIRUN) $(heal) --work $(@D)/work $(all_threads) $(if $V,--verbose)) -o $@,--all)
+	$(call say,HEAL,$(@D))$(call RUN,$(strip $(MPIRUN) $(heal) --work $(@D)/work $(healing_threads) $(if $V,--verbose)) -o $@,--all)
 
 .PRECIOUS: $R/%/start $R/%/healed.tns

@@ -46,7 +46,7 @@ $(call safe,OTHER_TEXT)
 $(if $(OTHER_TEXT),$(if $(call is_data,$(OTHER_TEXT),none wikitext $(HEAL_SETS)),,$(error \
   OTHER_TEXT: '$(OTHER_TEXT)' is no file$(,) and none of the data sets wikitext $(HEAL_SETS))))
 healing := $(filter %-heal,$(runs))
-$(if $(and $(healing),$(filter $(HEAL_DATA),$(OTHER_TEXT))),$(error OTHER_TEXT is '$(OTHER_TEXT)', which HEAL_DATA has, too))
+$(foreach v,TEXT OTHER_TEXT,$(if $(and $(healing),$(filter $(HEAL_DATA),$($v))),$(error $v is '$($v)', which HEAL_DATA has, too)))
 usual_other := $(if $(filter frontier ablation,$(MAKECMDGOALS)),,$(if $(healing),$(firstword $(filter-out \
                $(HEAL_DATA),$(CONVERSATIONS)))))
 other_text := $(filter-out none,$(or $(OTHER_TEXT),$(usual_other)))

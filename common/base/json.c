@@ -111,6 +111,24 @@ int json_text_items(const char *text, size_t length, const char *name,
     return rc == JSON_ENOUGH ? EX_OK : rc;
 }
 
+const char *json_text_unit(const char *text)
+{
+    static const char blank[] = " \t\r\n";
+
+    text += strspn(text, blank);
+    if (*text == '{')
+        return "line";
+    return *text == '[' && text[1 + strspn(text + 1, blank)] == '{' ? "item" : NULL;
+}
+
+int json_text_documents(const char *text, size_t length, const char *name,
+                        int (*take)(void *context, const struct json *value, int64_t number), void *context)
+{
+    bool lines = text[strspn(text, " \t\r\n")] == '{';
+
+    return (lines ? json_text_lines : json_text_items)(text, length, name, take, context);
+}
+
 int json_lines(const char *path, int (*take)(void *context, const struct json *value, int64_t line), void *context)
 {
     struct text text = {0};

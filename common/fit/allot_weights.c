@@ -53,7 +53,7 @@ static int take_matrices(struct weighing *w, const struct json *matrices, int by
         double one = relative(json_item(matrices, i));
 
         if (one < 0)
-            return bad_line(w->path, line, "an entry of \"matrices\" has no name, error and norm");
+            return bad_line(w->path, line, "entry %zu of \"matrices\" has no name, error and norm", i);
         sum += allot_loss(one);
     }
     for (size_t i = 0; i < json_count(matrices); i++) {

@@ -30,13 +30,15 @@ static int take_count(const struct reading *r, const struct json *value, const c
 {
     *count = json_as_int(json_at(value, key), -1);
     return *count >= least && *count <= count_most
-               ? EX_OK : bad_line(r->path, line, "no whole number \"%s\" from %lld on", key, (long long)least);
+               ? EX_OK : bad_line(r->path, line, "\"%s\" is %lld (-1: no whole number), expected %lld to %lld", key,
+                                  (long long)*count, (long long)least, (long long)count_most);
 }
 
 static int take_square(const struct reading *r, const struct json *value, const char *key, int64_t line, double *square)
 {
     *square = json_as_real(json_at(value, key), -1);
-    return *square >= 0 && isfinite(*square) ? EX_OK : bad_line(r->path, line, "no number \"%s\" from 0 on", key);
+    return *square >= 0 && isfinite(*square)
+               ? EX_OK : bad_line(r->path, line, "\"%s\" is %g (-1: no number), expected 0 or more", key, *square);
 }
 
 /* Words that can stand in a plan: printable, key=value, one blank between two. */
@@ -64,7 +66,7 @@ static int take_setting(const struct reading *r, const struct json *value, int64
     int rc;
 
     if (!text || strlen(text) != json_as_length(plan) || !is_plan(text))
-        return bad_line(r->path, line, "no \"plan\" of key=value words");
+        return bad_line(r->path, line, "\"plan\" is '%.100s', expected words key=value", text ? text : "");
     entry->point.plan = xstrdup(text);
     if ((rc = take_count(r, value, "out", line, 1, &entry->out))
         || (rc = take_count(r, value, "in", line, 1, &entry->in))
@@ -72,8 +74,9 @@ static int take_setting(const struct reading *r, const struct json *value, int64
         || (rc = take_square(r, value, "error", line, &entry->point.error))
         || (rc = take_square(r, value, "norm", line, &entry->norm)))
         return rc;
-    return size_multiply(entry->out, entry->in, &entry->original) ? EX_OK
-                                                                   : bad_line(r->path, line, "out x in is too large");
+    if (size_multiply(entry->out, entry->in, &entry->original))
+        return EX_OK;
+    return bad_line(r->path, line, "out x in is %lld x %lld, too large", (long long)entry->out, (long long)entry->in);
 }
 
 /* A tensor is its own only core. */

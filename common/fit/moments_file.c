@@ -121,7 +121,7 @@ static int take_weights(struct moments_file *file, struct moment_set *set)
     size_t count = json_kind(list) == JSON_KIND_ARRAY ? json_count(list) : 0;
 
     if (count < 1 || count > WEIGHTS)
-        return bad(file, "expected \"weights\", a list of 1 to %d names", WEIGHTS);
+        return bad(file, "%zu names in \"weights\", expected a list of 1 to %d", count, WEIGHTS);
     set->weight = xcalloc(count, sizeof *set->weight);
     for (size_t i = 0; i < count; i++) {
         const struct json *item = json_item(list, i);
@@ -148,11 +148,11 @@ static int take_sizes(const struct moments_file *file, const struct moment_set *
     *n = json_as_int(json_at(record->map, "width"), -1);
     *tokens = json_as_int(json_at(record->map, "tokens"), -1);
     if (*n < 1 || *n > WIDTH)
-        return bad(file, "expected a \"width\" of 1 to %d", WIDTH);
+        return bad(file, "\"width\" is %lld, expected 1 to %d", (long long)*n, WIDTH);
     if (set->h.n && *n != set->h.n)
         return bad(file, "width %lld, expected %lld", (long long)*n, (long long)set->h.n);
     if (*tokens < 1)
-        return bad(file, "expected \"tokens\", 1 or more");
+        return bad(file, "\"tokens\" is %lld, expected 1 or more", (long long)*tokens);
     bytes = (packed ? *n * (*n + 1) / 2 : *n * *n) * (int64_t)sizeof(float);
     if (strcmp(json_as_string(json_at(record->map, "dtype"), ""), "f32") || record->bytes != bytes)
         return bad(file, "%lld bytes, expected %lld of f32", (long long)record->bytes, (long long)bytes);
@@ -171,9 +171,12 @@ static int take_numbers(struct moments_file *file, int64_t n, bool packed, float
     *numbers = (float *)(void *)tensor.data;
     if (!isfinite(linalg_sum_squares(*numbers, packed ? n * (n + 1) / 2 : n * n)))
         return bad(file, "a number that isn't finite");
-    for (int64_t i = 0; i < n && packed; i++)
-        if ((*numbers)[i * (i + 1) / 2 + i] < 0)
-            return bad(file, "a mean square below 0, number %lld", (long long)i);
+    for (int64_t i = 0; i < n && packed; i++) {
+        float square = (*numbers)[i * (i + 1) / 2 + i];
+
+        if (square < 0)
+            return bad(file, "mean square %lld is %g, expected 0 or more", (long long)i, square);
+    }
     return advance(file);
 }
 

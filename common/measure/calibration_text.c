@@ -17,7 +17,7 @@ struct documents {
     const struct calibration_text_options *options;
     const struct loader *loader;
     struct tokenizer *tokenizer;
-    const char *name;
+    const char *name, *unit;     /* of the file; "line", "item", NULL: one text */
     struct chat_model chat;      /* opened when the first conversation comes */
     bool chat_opened;
     int64_t enough;              /* tokens; more documents aren't looked at */
@@ -52,7 +52,7 @@ static int take_line(void *context, const struct json *line, int64_t number)
     struct ids *ids = documents->ids;
     const struct json *plain = json_at(line, "text");
     struct json *messages = json_kind(plain) == JSON_KIND_STRING ? NULL : conversation_of_line(line);
-    char *where = xasprintf("%s, line %lld", documents->name, (long long)number);
+    char *where = xasprintf("%s, %s %lld", documents->name, documents->unit, (long long)number);
     struct text text = {0};
     int rc = EX_OK;
 
@@ -74,7 +74,7 @@ static int take_line(void *context, const struct json *line, int64_t number)
     return rc ? rc : (int64_t)ids->count >= documents->enough ? JSON_ENOUGH : EX_OK;
 }
 
-static int tokenize_lines(struct calibration_text *text, const char *name, struct documents *documents)
+static int tokenize_documents(struct calibration_text *text, const char *name, struct documents *documents)
 {
     char *bos, *eos;
     int rc = special_tokens(documents->loader, documents->tokenizer, &bos, &eos);
@@ -83,7 +83,7 @@ static int tokenize_lines(struct calibration_text *text, const char *name, struc
     free(bos);
     free(eos);
     if (!rc)
-        rc = json_text_lines(text->raw.data, text->raw.length, name, take_line, documents);
+        rc = json_text_documents(text->raw.data, text->raw.length, name, take_line, documents);
     text->date = documents->chat_opened ? documents->chat.chat.date : NULL;
     if (documents->chat_opened)
         chat_model_close(&documents->chat);
@@ -95,14 +95,14 @@ static int tokenize(struct calibration_text *text, const char *path, const struc
 {
     const char *name = file_input_name(path);
     const struct text *raw = &text->raw;
-    struct documents documents = {.options = options, .loader = loader, .name = name, .ids = &text->ids};
-    size_t blank = strspn(raw->data, " \t\r\n");
+    struct documents documents = {.options = options, .loader = loader, .name = name, .unit = json_text_unit(raw->data),
+                                  .ids = &text->ids};
     int rc = loader_tokenizer(loader, &documents.tokenizer);
 
     /* Without a seed, the first ones are all that is needed. */
     documents.enough = options->drawn ? INT64_MAX : options->sequences * text->context;
-    if (!rc && blank < raw->length && raw->data[blank] == '{')
-        rc = tokenize_lines(text, name, &documents);
+    if (!rc && documents.unit)
+        rc = tokenize_documents(text, name, &documents);
     else if (!rc)
         tokenizer_encode(documents.tokenizer, raw->data, raw->length, TOKENIZE_TEMPLATE, &text->ids);
     tokenizer_close(documents.tokenizer);

@@ -163,11 +163,14 @@ int healing_open_log(struct healing *h)
     return EX_OK;
 }
 
-void healing_take(struct healing *h, const struct json *position)
+int healing_take(struct healing *h, const char *path, const struct json *position)
 {
-    h->window = json_as_int(json_at(position, "window"), 0);
+    h->window = json_as_int(json_at(position, "window"), -1);
+    if (h->window < 0)
+        return fail(EX_DATAERR, "'%s': no \"window\", the number of the next one", path);
     h->seconds = json_as_real(json_at(position, "seconds"), 0);
     h->log_bytes = most(json_as_int(json_at(position, "log_bytes"), 0), 0);
+    return EX_OK;
 }
 
 /* Whether a state of this number is of the block at hand. */
@@ -199,7 +202,7 @@ int healing_resume(struct healing *h)
         if (!is_of_block(h, step[i]))
             continue;
         path = healing_state_path(h, step[i]);
-        if (!(rc = snapshot_read(path, h->trainer, h->about, &position)))
+        if (!(rc = snapshot_read(path, h->trainer, h->about, &position)) && !(rc = healing_take(h, path, position)))
             healing_keep_state(h, step[i]);
         else if (rc == EX_DATAERR && !h->ranks->rank)
             unlink(path);                        /* it would take the place of a whole one */
@@ -211,7 +214,6 @@ int healing_resume(struct healing *h)
     if (rc && rc != EX_DATAERR)
         return rc;
     if (position) {
-        healing_take(h, position);
         if (h->block >= 0)
             note("block %lld goes on behind step %lld", (long long)h->block, (long long)h->trainer->step);
         else

@@ -98,9 +98,9 @@ static int take_done(struct healing_blocks *b, const char *path, bool *taken)
     if (access(path, F_OK))
         return EX_OK;
     rc = snapshot_read_done(path, h->trainer, h->about, &position);
-    *taken = !rc;
     if (!rc && !b->started)
-        healing_take(h, position);
+        rc = healing_take(h, path, position);
+    *taken = !rc;
     if (rc == EX_DATAERR)
         warn("block %lld is trained again", (long long)h->block);
     json_drop(position);

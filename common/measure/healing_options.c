@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEY_TEACHER = OPTION_KEYS, KEY_LOSS, KEY_MIX, KEY_TRAIN, KEY_STEPS, KEY_BATCH, KEY_CONTEXT, KEY_ACCUMULATE, KEY_RATE,
-       KEY_SCHEDULE, KEY_WARMUP, KEY_CLIP, KEY_DECAY, KEY_BETAS, KEY_MEMORY, KEY_LOG, KEY_DTYPE, KEY_TOKENS, KEY_EPOCHS,
+enum { KEY_TEACHER = OPTION_KEYS, KEY_LOSS, KEY_MIX, KEY_TRAIN, KEY_STEPS, KEY_BATCH, KEY_CONTEXT, KEY_ACCUMULATE,
+       KEY_RATE, KEY_SCHEDULE, KEY_WARMUP, KEY_CLIP, KEY_DECAY, KEY_BETAS, KEY_MEMORY, KEY_LOG, KEY_DTYPE, KEY_TOKENS, KEY_EPOCHS,
        KEY_SKIP, KEY_WORK, KEY_CHECKPOINT, KEY_EVAL_EVERY, KEY_EVAL_TEXT, KEY_ALL, KEY_TEMPLATE, KEY_DATE,
        KEY_SHARD, KEY_PLAN, KEY_LINK, KEY_PRODUCTS, KEY_LIMIT, KEY_LOGITS, KEY_SCOPE };
 
@@ -164,8 +164,8 @@ static void check(void)
         die(EX_USAGE, "--steps, --tokens, --epochs: one of them says how long");
     if (heal_options.eval_every && !heal_options.eval_text)
         die(EX_USAGE, "--eval-every needs --eval-text");
-    if (heal_options.link && !heal_options.plan)
-        die(EX_USAGE, "--link needs --plan");
+    if (heal_options.link && heal_options.plan <= 1)
+        die(EX_USAGE, "--link needs --plan=N of several: it is how fast messages of ranks that aren't there are");
     if (heal_options.checkpoint_every > 0 && !heal_options.work
         && (!common_options.output || !strcmp(common_options.output, "-")))
         die(EX_USAGE, "--checkpoint-every needs a folder: --work, or -o");

@@ -126,8 +126,9 @@ static int take_tensor(struct teacher_logits *l, struct reader *reader, int64_t 
     int rc = reader_next(reader, &record);
 
     if (!rc && (!fits(&record, name, rank, rows, l->top.k) || record.bytes > WIRE_CHUNK))
-        rc = fail(EX_DATAERR, "'%s': '%s' where '%s' of %lld rows is due", l->path, record.name ? record.name : "end",
-                  name, (long long)rows);
+        rc = fail(EX_DATAERR, "'%s': '%s', %lld rows, where '%s' of %lld is due", l->path,
+                  record.name ? record.name : "end", record.rank ? (long long)record.shape[0] : 0LL, name,
+                  (long long)rows);
     *offset = reader->offset;
     if (!rc)
         rc = reader_load(reader, &record, tensor);

@@ -22,7 +22,8 @@ struct teacher_options {
     int64_t top;                 /* K, at least 1 */
     int64_t context;             /* tokens of a window; 0: as heal has it */
     int dtype;                   /* of log_p, in dtype_float_names: f32 or f16 */
-    bool whole;                  /* as struct training_text_options has these */
+    int64_t limit;               /* as struct training_text_options has these */
+    bool whole;
     const char *template, *date;
 };
 

@@ -203,7 +203,7 @@ static void list_sequences(struct writing *w)
 static int open_model(struct writing *w, const char *model, const char *const *paths, int count)
 {
     const struct teacher_options *o = w->options;
-    struct training_text_options how = {.whole = o->whole, .template = o->template, .date = o->date};
+    struct training_text_options how = {.limit = o->limit, .whole = o->whole, .template = o->template, .date = o->date};
     const char **inputs = xmallocarray((size_t)count + 1, sizeof *inputs);
     int rc;
 

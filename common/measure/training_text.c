@@ -23,6 +23,7 @@ struct reading {
     int64_t taken;               /* of these */
     struct chat_model chat;      /* opened when the first conversation comes */
     bool chat_opened;
+    bool documents;              /* a file had lines or items */
     int32_t end;                 /* of text; -1: none */
 };
 
@@ -142,17 +143,12 @@ static int take_line(void *context, const struct json *line, int64_t number)
     return rc;
 }
 
-/* A text may begin with a bracket, too. */
 static int take_documents(struct reading *r, const struct text *raw)
 {
-    static const char blank[] = " \t\r\n";
-    const char *start = raw->data + strspn(raw->data, blank);
-    bool array = *start == '[' && start[1 + strspn(start + 1, blank)] == '{';
-
-    if (!array && *start != '{')
+    if (!(r->unit = json_text_unit(raw->data)))
         return add_plain(r, raw->data, raw->length, -1), EX_OK;
-    r->unit = array ? "item" : "line";
-    return (array ? json_text_items : json_text_lines)(raw->data, raw->length, r->name, take_line, r);
+    r->documents = true;
+    return json_text_documents(raw->data, raw->length, r->name, take_line, r);
 }
 
 static int read_file(struct reading *r, const char *path, struct json *list)
@@ -182,9 +178,11 @@ static const char *idle_option(const struct reading *r)
 {
     const struct training_text_options *o = r->options;
 
-    if (o->measured || r->chat_opened)
+    if (o->measured)
         return NULL;
-    return o->template ? "template" : o->date ? "date" : o->whole ? "all" : NULL;
+    if (!r->chat_opened && (o->template || o->date || o->whole))
+        return o->template ? "template" : o->date ? "date" : "all";
+    return o->limit && !r->documents ? "limit" : NULL;
 }
 
 static int read_files(struct reading *r, const char *const *paths, int count)
@@ -200,7 +198,8 @@ static int read_files(struct reading *r, const char *const *paths, int count)
     if (!rc && !memchr(text->counts, 1, text->ids.count))
         rc = fail(EX_DATAERR, "'%s': no answer in any conversation: nothing to learn", r->name);
     if (!rc && idle_option(r))
-        rc = fail(EX_USAGE, "--%s: no conversations in '%s'", idle_option(r), r->name);
+        rc = fail(EX_USAGE, "--%s: no %s in '%s'", idle_option(r), r->documents ? "conversations" : "JSON documents",
+                  r->name);
     json_put(text->about, "data", list);
     free(bos);
     free(eos);

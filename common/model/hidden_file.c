@@ -13,14 +13,16 @@ enum { PIECE = 1 << 22 };        /* bytes of hidden states that are written toge
 /* Reads the next record, which must be a tensor of this name, dtype and rank. */
 static int expect(struct reader *reader, const char *name, enum dtype_kind kind, int rank, struct record *record)
 {
+    char found[DTYPE_NAME], due[DTYPE_NAME];
     int rc = reader_next(reader, record);
 
     if (rc)
         return rc;
     if (record->kind != RECORD_TENSOR || strcmp(record->name, name) || record->dtype.kind != kind
         || record->rank != rank) {
-        rc = fail(EX_DATAERR, "'%s': no file of hidden states: '%s' where '%s' is due", reader->where,
-                  record->name ? record->name : "end", name);
+        rc = fail(EX_DATAERR, "'%s': no file of hidden states: '%s' (%d axes, %s) where '%s' (%d axes, %s) is due",
+                  reader->where, record->name ? record->name : "end", record->rank, dtype_name(record->dtype, found),
+                  name, rank, dtype_name((struct dtype){.kind = kind}, due));
         record_free(record);
     }
     return rc;

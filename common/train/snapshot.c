@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/memory.h"
+#include "base/number.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -145,11 +146,17 @@ static struct json *read_text(int fd, const char *path, int64_t size, int64_t *a
     uint64_t length;
     char *text;
 
-    if (size < HEAD + SUM || file_read_at(fd, path, head, HEAD, 0))
-        return fail(EX_DATAERR, "'%s': too short for the state of a training", path), NULL;
+    if (size < HEAD + SUM)
+        return fail(EX_DATAERR, "'%s': %lld bytes are too few for the state of a training, expected %d or more", path,
+                    (long long)size, HEAD + SUM), NULL;
+    if (file_read_at(fd, path, head, HEAD, 0))
+        return NULL;
     memcpy(&length, head + 8, sizeof length);
-    if (memcmp(head, magic, 8) || length > TEXT_MOST || (int64_t)length > size - HEAD - SUM)
-        return fail(EX_DATAERR, "'%s': not the state of a training", path), NULL;
+    if (memcmp(head, magic, 8))
+        return fail(EX_DATAERR, "'%s': not the state of a training: it doesn't begin with \"%.8s\"", path, magic), NULL;
+    if (length > TEXT_MOST || (int64_t)length > size - HEAD - SUM)
+        return fail(EX_DATAERR, "'%s': %llu bytes of text, expected at most %lld", path, (unsigned long long)length,
+                    (long long)least(TEXT_MOST, size - HEAD - SUM)), NULL;
     text = xmalloc(length + 1);
     tree = file_read_at(fd, path, text, length, HEAD) ? NULL : json_parse(text, length, path);
     free(text);

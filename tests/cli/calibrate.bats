@@ -179,6 +179,9 @@ print(json.dumps({"text": open("text").read()}))' >one.jsonl
     calibrate -q model text --context 16 --sequences 4 >a
     calibrate -q model one.jsonl --context 16 --sequences 4 >b
     python 'same("a", "b")'
+    { echo '[' && cat one.jsonl && echo ']'; } >one.json
+    calibrate -q model one.json --context 16 --sequences 4 >b
+    python 'same("a", "b")'
     talk='{"role":"user","content":"Who was sad?"},{"role":"assistant","content":"The dog."}'
     echo "{\"messages\":[$talk]}" >messages.jsonl
     echo '{"conversations":[{"from":"human","value":"Who was sad?"},{"from":"gpt","value":"The dog."}]}' >sharegpt.jsonl

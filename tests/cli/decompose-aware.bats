@@ -43,6 +43,11 @@ refuses() {
     echo "matrix grouping $exact, three sites $three"
     [ "$exact" -gt 100 ]
     [ "$exact" -lt 4000 ]
+    [ "$three" -gt 100 ]
+    [ "$three" -lt 4000 ]
+    mpo-decompose -q model --keep 0.3 -o plain.tns
+    kl() { evaluate -q kl "$1" model text --context 256 --limit-tokens 512 | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["kl"])'; }
+    "$PYTHON" -c "import sys; sys.exit(not $(kl aware.tns) < .9 * $(kl plain.tns))"
     mpo-decompose -q model --keep 0.3 --moments moments --threads 3 -o threads.tns
     cmp aware.tns threads.tns
     tensor-info aware.tns >/dev/null

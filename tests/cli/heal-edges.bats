@@ -71,7 +71,7 @@ distil() {
     refuses 69 'GSM8K, test' heal -q "$made/cut.tns" "$TOP/tests/cli/data/gsm8k_test.jsonl" --context 16 --steps 1 -o out.tns
     refuses 65 'expected "text"' heal -q "$made/cut.tns" talk.jsonl --template chatml --context 64 --steps 1 \
         --eval-text "$TOP/tests/cli/data/gsm8k_test.jsonl" -o out.tns
-    refuses 64 '--all: no conversations' heal -q "$made/cut.tns" "$made/text" --all --context 16 --steps 1 -o out.tns
+    refuses 64 '--all: no JSON documents' heal -q "$made/cut.tns" "$made/text" --all --context 16 --steps 1 -o out.tns
 }
 
 @test "the date in a template is the same on any day" {

@@ -243,7 +243,8 @@ plan() {
 }
 
 @test "a plan says memory, messages and time, and does nothing else" {
-    for count in 1 2 4; do
+    plan --batch 4 --plan=1 >plan.1
+    for count in 2 4; do
         plan --batch 4 --plan=$count --link 1M >"plan.$count"
     done
     plan --batch 4 --plan=4 --link 1M --shard >plan.shard
@@ -265,7 +266,9 @@ assert "link" not in open("plan.1").read()
 weights = [number(name, "blocks") for name in ("1", "2", "4")]
 assert weights[0] > weights[1] > weights[2]'
     refuses 64 "3 ranks can't share 1 x 4 windows evenly" plan --batch 4 --plan=3
-    refuses 64 '--link needs --plan' plan --link 1M
+    for few in '' --plan --plan=1; do
+        refuses 64 '--link needs --plan=N of several' plan $few --link 1M
+    done
     needs_mpi
     mpirun --allow-run-as-root --oversubscribe -n 2 heal made/cut.tns made/text --context 4 --batch 2 --plan >plan.both
     grep '^ranks: 2, all here$' plan.both

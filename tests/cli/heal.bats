@@ -216,7 +216,7 @@ count() {
     [ "$(cut -d' ' -f2 whole)" -eq "$((all - 1))" ]
     echo '{"messages": [{"role": "user", "content": "Who is it?"}]}' >asked
     refuses 65 'no answer' heal -q "$made/cut.tns" asked "${options[@]}" --steps 1
-    refuses 64 'no conversations' heal -q "$made/cut.tns" "$made/text" "${options[@]}" --steps 1
+    refuses 64 'no JSON documents' heal -q "$made/cut.tns" "$made/text" "${options[@]}" --steps 1
 }
 
 @test "an array is what its lines would be; a limit takes the first of each file" {

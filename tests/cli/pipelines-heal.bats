@@ -40,6 +40,8 @@ conversations() {
     done
     refused 'one of them says how long' -n stories-q4-heal HEAL_STEPS=3 HEAL_TOKENS=100
     refused "OTHER_TEXT is 'alpaca', which HEAL_DATA has, too" -n stories-q4-heal HEAL_DATA=alpaca OTHER_TEXT=alpaca
+    refused "TEXT is 'pipelines/data/shakespeare.txt', which HEAL_DATA has, too" -n stories-q4-heal \
+        HEAL_DATA=pipelines/data/shakespeare.txt TEXT=pipelines/data/shakespeare.txt
     refused "OTHER_TEXT: 'nowhere' is no file" -n stories-q4-heal OTHER_TEXT=nowhere
     refused "HEAL_OPTIONS can't have '" -n stories-q4-heal HEAL_OPTIONS="-m '*'"
 }
@@ -50,7 +52,7 @@ conversations() {
     [ "$status" -eq 0 ]
     [ "$(grep -c "^pipelines/slot --all 'mpirun -n 2 heal $R/smollm2/2.5bpw/model $R/data/alpaca_data.json $R/data/ultrachat_200k.jsonl \
 pipelines/data/shakespeare.txt --teacher $R/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --tokens 1000 --limit 50 .*--context 32 --batch 2 \
---work $R/smollm2/2.5bpw-heal/work --threads [0-9]* -o $R/smollm2/2.5bpw-heal/healed.tns'" <<<"$output")" -eq 1 ]
+--work $R/smollm2/2.5bpw-heal/work -o $R/smollm2/2.5bpw-heal/healed.tns'" <<<"$output")" -eq 1 ]
     [ "$(grep -c "pipelines/fetch-data .*alpaca_data.json\|pipelines/fetch-data .*ultrachat_200k.jsonl" <<<"$output")" -eq 2 ]
     for sentence in smollm2-chi100-heal smollm2-t2-r8-heal smollm2-keep60-aware-heal granite-chi100-progressive-heal; do
         graph -n "$sentence" >/dev/null
@@ -65,7 +67,7 @@ pipelines/data/shakespeare.txt --teacher $R/smollm2/SmolLM2-135M-Instruct.Q4_1.g
     [ "$(wc -l <"$healed/work/log")" -eq 3 ]
     tensor-info --json "$healed/model" | grep -q '"heal"'
     [ "$(cat "$healed/sentence")" = "heal $R/stories/chi16/model pipelines/data/shakespeare.txt --teacher \
-pipelines/models/stories260K --steps 3 --limit 20000 --checkpoint-every 20 --context 32 --batch 2" ]
+pipelines/models/stories260K --steps 3 --checkpoint-every 20 --context 32 --batch 2" ]
     tensor-diff --tolerance 1 "$R/stories/chi16/model" "$healed/model" | grep -q 'mlp.down_proj.* error'
     [ "$(graph stories-chi16 | grep '^linear' | cut -c1-90)" = "$(grep '^linear' "$SAID" | cut -c1-90)" ]
     run heals stories-chi16-heal

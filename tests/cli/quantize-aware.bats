@@ -220,7 +220,6 @@ print(8 * sum(t["bytes"] for t in tensors) / sum(t["parameters"] for t in tensor
     [ "$status" -eq 66 ]
     run quantize -q --moments text model -o out.tns
     [ "$status" -eq 65 ]
-    calibrate -q model text --context 256 --sequences 2 --part qkv --block 0 --hidden-in nothing -o some 2>/dev/null || true
     calibrate -q model text --embedding --context 256 --sequences 2 --hidden-out hidden
     calibrate -q model --block 0 --hidden-in hidden -o first.moments
     run quantize -q --moments first.moments model -o out.tns

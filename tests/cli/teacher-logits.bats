@@ -193,8 +193,8 @@ def wider(changed):
 write("wider", wider)
 MAKE
     for bad in 'below:id -1 where' 'beyond:id 512 where' 'twice:where ascending ones' 'nan:sum to nan' 'nothing:probabilities sum' \
-        'positive:probabilities sum' 'rest:of it for other ids' "missing:'end' where" 'more:behind the last' \
-        "fewer:of 16 rows is due" 'wider:other dtypes'; do
+        'positive:probabilities sum' 'rest:of it for other ids' "missing:'end', 0 rows, where" 'more:behind the last' \
+        'fewer:of 16 is due' 'wider:other dtypes'; do
         refuses 65 "${bad#*:}" heal -q "$tiny/cut.tns" "$tiny/text" --context 16 --teacher-logits "${bad%%:*}"
     done
 }
@@ -205,7 +205,8 @@ MAKE
     refuses 64 "can't come from standard input" heal x y --teacher-logits -
     refuses 64 'evaluate logits MODEL DATA...' evaluate logits "$tiny/model"
     refuses 64 "--top doesn't belong to perplexity" evaluate perplexity "$tiny/model" "$tiny/text" --top 3
-    refuses 64 "--limit doesn't belong to logits" evaluate logits "$tiny/model" "$tiny/text" --limit 3
+    echo 'Once upon a time there was a girl.' >plain
+    refuses 64 "--limit: no JSON documents in" evaluate logits -q "$tiny/model" plain --context 16 --limit 3 -o logits
     refuses 64 'has a vocabulary of 512 tokens' evaluate logits "$tiny/model" "$tiny/text" --top 513
     refuses 64 'the model takes 512 at most' evaluate logits "$tiny/model" "$tiny/text" --context 513
     refuses 64 'one operand only' evaluate logits - - --top 3

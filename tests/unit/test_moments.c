@@ -248,18 +248,18 @@ static void test_hostile(void)
     refused("weights", "[\"model.layers.0.w\\u0000b\"]", good, 3, "weight 0: a name with control characters");
     refused("weights", "[\"model.layers.1.w\"]", good, 3, "not a matrix of the same block");
     refused("weights", "[\"model.layers.0.v\"]", good, 3, "no moments for");
-    refused("width", NULL, good, 3, "expected a \"width\"");
-    refused("width", "0", good, 3, "expected a \"width\"");
+    refused("width", NULL, good, 3, "\"width\" is -1, expected 1 to");
+    refused("width", "0", good, 3, "\"width\" is 0, expected 1 to");
     refused("width", "3", good, 3, "12 bytes, expected 24");
-    refused("width", "4611686018427387904", good, 3, "expected a \"width\"");
+    refused("width", "4611686018427387904", good, 3, "\"width\" is 4611686018427387904, expected 1 to");
     refused("width", "16777216", good, 3, "12 bytes, expected");
     refused("width", "1", good, 1, "of width 1");
-    refused("tokens", "0", good, 3, "expected \"tokens\"");
+    refused("tokens", "0", good, 3, "\"tokens\" is 0, expected 1 or more");
     refused("dtype", "\"f64\"", good, 3, "12 bytes, expected 12 of f32");
     refused(NULL, NULL, good, 4, "16 bytes, expected 12");
     refused(NULL, NULL, (const float[]){1, NAN, 1}, 3, "a number that isn't finite");
     refused(NULL, NULL, (const float[]){1, INFINITY, 1}, 3, "a number that isn't finite");
-    refused(NULL, NULL, (const float[]){1, 0, -1}, 3, "a mean square below 0, number 1");
+    refused(NULL, NULL, (const float[]){1, 0, -1}, 3, "mean square 1 is -1, expected 0 or more");
 }
 
 static void refused_part(const char *suffix, const char *width, int64_t count, const char *why)
