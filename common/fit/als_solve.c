@@ -181,21 +181,26 @@ static void by_gradients(const struct sweep *s, int k, const float *gradient, fl
     free(q);
 }
 
-/* H in double with the site's own index first: [i, (I, J), i', (I', J')]. */
-static double *permuted(const struct sweep *s, const struct site *t, const struct neighbours *near)
+/* Where the columns [i, (I, J)] are, with the site's own index first. */
+static int64_t *places(const struct sweep *s, const struct site *t, const struct neighbours *near)
 {
-    int64_t n = s->in, *place = xmallocarray((size_t)n, sizeof *place), at = 0;
-    double *to = xaligned((size_t)(n * n), sizeof *to);
+    int64_t *place = xmallocarray((size_t)s->in, sizeof *place), at = 0;
 
     for (int64_t i = 0; i < t->i; i++)
         for (int64_t l = 0; l < near->i; l++)
             for (int64_t m = 0; m < near->j; m++)
                 place[at++] = (l * t->i + i) * near->j + m;
-    for (int64_t i = 0; i < n; i++)
+    return place;
+}
+
+/* Rows of H in double, both sides in that order: to [(I, J), i', (I', J')], of the i that `row` begins with. */
+static void take_rows(const struct sweep *s, const int64_t *place, const int64_t *row, int64_t count, double *to)
+{
+    int64_t n = s->in;
+
+    for (int64_t i = 0; i < count; i++)
         for (int64_t j = 0; j < n; j++)
-            to[i * n + j] = s->full ? s->full[place[i] * n + place[j]] : place[i] == place[j];
-    free(place);
-    return to;
+            to[i * n + j] = s->full ? s->full[row[i] * n + place[j]] : row[i] == place[j];
 }
 
 /* What one pair of rows o of the left chain and p of the right one gives: to [(a, b), (I, J)]. */
@@ -209,26 +214,29 @@ static void pair_rows(const struct site *t, const struct neighbours *near, int64
                             * near->right[(b * near->p + p) * near->j + j];
 }
 
-/* N [(i, a, b), (i', a', b')], in double: a sum over the rows of the chains beside. */
+/* N [(i, a, b), (i', a', b')], in double: a sum over the rows of the chains beside. H is taken in pieces, one for each i:
+ * as a whole it would be the largest thing in memory. */
 static double *normal_matrix(const struct sweep *s, int k)
 {
     struct site t = site_of(s, k);
     struct neighbours near = neighbours_of(s, k);
     int64_t bonds = t.a * t.b, rest = near.i * near.j, order = bonds * t.i;
-    double *h = permuted(s, &t, &near), *normal = xcalloc((size_t)(order * order), sizeof *normal);
+    int64_t *place = places(s, &t, &near);
+    double *h = xaligned((size_t)(rest * s->in), sizeof *h), *normal = xcalloc((size_t)(order * order), sizeof *normal);
     double *rows = xaligned((size_t)(bonds * rest), sizeof *rows);
     double *half = xaligned((size_t)(bonds * s->in), sizeof *half);
     struct matrix64 pair = matrix64_of(rows, bonds, rest);
 
-    for (int64_t op = 0; op < near.o * near.p; op++) {
-        pair_rows(&t, &near, op / near.p, op % near.p, rows);
-        for (int64_t i = 0; i < t.i; i++) {
-            linalg_gemm64(1, pair, matrix64_of(h + i * rest * s->in, rest, s->in), 0,
-                          matrix64_of(half, bonds, s->in));
+    for (int64_t i = 0; i < t.i; i++) {
+        take_rows(s, place, place + i * rest, rest, h);
+        for (int64_t op = 0; op < near.o * near.p; op++) {
+            pair_rows(&t, &near, op / near.p, op % near.p, rows);
+            linalg_gemm64(1, pair, matrix64_of(h, rest, s->in), 0, matrix64_of(half, bonds, s->in));
             linalg_gemm64(1, matrix64_of(half, bonds * t.i, rest), matrix64_turn(pair), 1,
                           matrix64_of(normal + i * bonds * order, bonds * t.i, bonds));
         }
     }
+    free(place);
     free(h);
     free(rows);
     free(half);
