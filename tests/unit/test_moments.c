@@ -240,9 +240,9 @@ static void refused(const char *member, const char *value, const float *numbers,
 
 static void test_hostile(void)
 {
-    refused("weights", NULL, good, 3, "expected \"weights\"");
-    refused("weights", "\"model.layers.0.w\"", good, 3, "expected \"weights\"");
-    refused("weights", "[]", good, 3, "expected \"weights\"");
+    refused("weights", NULL, good, 3, "0 names in \"weights\", expected a list");
+    refused("weights", "\"model.layers.0.w\"", good, 3, "0 names in \"weights\", expected a list");
+    refused("weights", "[]", good, 3, "0 names in \"weights\", expected a list");
     refused("weights", "[1]", good, 3, "weight 0: no name");
     refused("weights", "[\"model.layers.0.w\",\"a\\nb\"]", good, 3, "weight 1: a name with control characters");
     refused("weights", "[\"model.layers.0.w\\u0000b\"]", good, 3, "weight 0: a name with control characters");
