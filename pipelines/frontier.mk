@@ -8,7 +8,9 @@ FRONTIER_MODEL := smollm2
 #: what make frontier compares: sentences without the model
 FRONTIER := dense q4 q3 q2 q4-aware q3-aware q2-aware q3-rotate-aware q2-rotate-aware q3-g32-s6-aware q2-g32-s6-aware \
             q3-r16-aware q2-r16-aware t2-aware t2.5-aware t3-aware t3.5-aware t2-r8-aware \
-            2.0bpw 2.5bpw 3.0bpw 3.5bpw keep80 keep90-aware keep80-aware keep60-aware keep40-aware p70 p50 p30
+            2.0bpw 2.5bpw 3.0bpw 3.5bpw keep80 keep90-aware keep80-aware keep60-aware keep40-aware p70 p50 p30 \
+            keep50-matrix-aware-dense keep50-balanced-aware-dense keep50-crossed-aware-dense \
+            keep50-sites3-balanced-aware-dense keep50-sites3-crossed-aware-dense
 #: JSON lines with others' results on the same text, to stand beside ours: name, bpw_linear, perplexity, kl
 PEERS :=
 #: what make ablation goes through: bond dimensions of the matrix SVD; other shapes get as many parameters
