@@ -22,6 +22,8 @@ static const struct {
      "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14"},
     {"TriviaQA, validation",
      "b30a183abb40f899e493a48656a197f3430d83e04c9359f91e95496989fc6eb1"},
+    {"TriviaQA, validation: 3,000 of it, llm-foundry's triviaqa_sm_sub.jsonl",
+     "e3e8222e94cae291d7ab132e59f09c4f51580ed3e23639cf29c2926b4c8284e9"},
     {"GSM8K, test: an excerpt",
      "9e1d4d92f70618ff9864902622924a94679a02ffdf22e3770bb3f5b0027443d9"},
     {"MMLU, test: abstract algebra",
