@@ -17,11 +17,11 @@ aware() {
     [ "$(grep -c 'layer rest .*--moments' <<<"$output")" -eq 0 ]
     [ "$(aware -n stories-q3-aware-sequential | grep -c 'slot --all .pipelines/aware-block sequential [0-4]/5 ')" -eq 5 ]
     [ "$(aware -n stories-q3-aware AWARE=cross | grep -c 'aware-block cross ')" -eq 5 ]
-    # By itself it looks sequentially where it cuts.
-    for sentence in keep60-aware chi8-q8-aware p50 p50-q8; do
+    # By itself it looks sequentially where it cuts, or turns groups.
+    for sentence in keep60-aware chi8-q8-aware p50 p50-q8 q3-rotate-aware; do
         [ "$(aware -n "stories-$sentence" | grep -c 'aware-block sequential ')" -eq 5 ]
     done
-    for sentence in q3-aware t2-aware 2.5bpw keep60-aware-dense chi8-progressive; do
+    for sentence in q3-aware q3-rotate-aware-dense t2-aware 2.5bpw keep60-aware-dense chi8-progressive; do
         [ "$(aware -n "stories-$sentence" | grep -c 'aware-block')" -eq 0 ]
     done
     for sentence in smollm2-2.5bpw smollm2-60.5MB granite-2.5bpw smollm2-p50-q8 smollm2-chi100-progressive; do
@@ -58,10 +58,10 @@ aware() {
 }
 
 @test "a look at the model as it came: made once, redone where its settings change, deleted without harm" {
-    aware -j2 stories-keep60-q8-aware-dense stories-q3-rotate-r4-s8-aware >"$SAID"
+    aware -j2 stories-keep60-q8-aware-dense stories-q3-rotate-r4-s8-aware-dense >"$SAID"
     [ "$(grep -c LOOK "$SAID")" -eq 1 ]
     [ "$(measured keep60-q8-aware-dense 'matrices["cut"], matrices["packed"], matrices["residual"], matrices["turned"]')" = "(35, 35, 0, 0)" ]
-    [ "$(measured q3-rotate-r4-s8-aware 'matrices["cut"], matrices["packed"], matrices["residual"], matrices["turned"]')" = \
+    [ "$(measured q3-rotate-r4-s8-aware-dense 'matrices["cut"], matrices["packed"], matrices["residual"], matrices["turned"]')" = \
         "(0, 35, 35, 35)" ]
     grep -q '^35 have a term for what the first one loses, 35 are turned' "$SAID"
     tensor-info --json "$R/stories/keep60-q8-aware-dense/model" | grep -q '"moments"'
