@@ -79,8 +79,10 @@ static error_t parse_end(void)
     if (!options.corpus && !from->prompt && file_is_stdin(from->file ? from->file : from->messages)
         && file_is_stdin(common_options.input))
         die(EX_USAGE, "the model comes from standard input: the prompt must come by --prompt, or from a file");
-    if ((options.narrowed || common_options.seeded) && !options.temperature)
-        die(EX_USAGE, "--%s a --temperature above 0", options.narrowed ? "top-k and --top-p need" : "seed needs");
+    if (options.narrowed && !options.temperature)
+        die(EX_USAGE, "--top-k and --top-p need a --temperature above 0");
+    if (common_options.seeded && !options.temperature)
+        die(EX_USAGE, "--seed needs a --temperature above 0");
     return 0;
 }
 

@@ -147,8 +147,10 @@ static int choose_ranks(struct ranks **ranks)
         return rc;
     if ((*ranks)->count == 1)
         return *ranks = ranks_imagine(plan), EX_OK;
-    rc = ranks_agree(*ranks, fail(EX_USAGE, "--%s=%d, but %d ranks were started", plan == (*ranks)->count
-                                  ? "link is of ranks that aren't there: --plan" : "plan", plan, (*ranks)->count));
+    rc = plan == (*ranks)->count
+             ? fail(EX_USAGE, "--link is of ranks that aren't there, but all %d of --plan were started", plan)
+             : fail(EX_USAGE, "--plan=%d, but %d ranks were started", plan, (*ranks)->count);
+    rc = ranks_agree(*ranks, rc);
     ranks_close(*ranks, rc);
     return rc;
 }

@@ -33,7 +33,7 @@ healed_from = $(model)/$(call unhealed,$(steps))
 between_stages = $(filter %-progressive1-heal %-progressive2-heal,$(steps))
 heal_length = $(if $(and $(between_stages),$(PROGRESSIVE_HEAL)),--steps $(PROGRESSIVE_HEAL),$(if $(HEAL_TOKENS),--tokens \
               $(HEAL_TOKENS),--steps $(HEAL_STEPS)))
-# What has no teacher, or its logits; what has no conversations has no limit, either.
+# The source is the teacher, unless its logits are, or nobody is. A limit is of conversations.
 healing_without = $(findstring --teacher-logits,$(HEAL_OPTIONS))$(filter ce --loss=ce,$(HEAL_OPTIONS))
 healing_limit = $(if $(filter %.json %.jsonl,$(heal_data))$(filter command,$(origin HEAL_LIMIT)),$(addprefix --limit ,$(HEAL_LIMIT)))
 heal = heal $(call measured,$(healed_from)) $(heal_data) $(if $(healing_without),,--teacher $(source)) $(heal_length) \

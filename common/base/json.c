@@ -111,22 +111,21 @@ int json_text_items(const char *text, size_t length, const char *name,
     return rc == JSON_ENOUGH ? EX_OK : rc;
 }
 
-const char *json_text_unit(const char *text)
+const char *json_text_unit(const char *text, size_t length)
 {
-    static const char blank[] = " \t\r\n";
+    const char *end = text + length, *at = skip_blank(text, end);
 
-    text += strspn(text, blank);
-    if (*text == '{')
+    if (at < end && *at == '{')
         return "line";
-    return *text == '[' && text[1 + strspn(text + 1, blank)] == '{' ? "item" : NULL;
+    return at < end && *at == '[' && (at = skip_blank(at + 1, end)) < end && *at == '{' ? "item" : NULL;
 }
 
 int json_text_documents(const char *text, size_t length, const char *name,
                         int (*take)(void *context, const struct json *value, int64_t number), void *context)
 {
-    bool lines = text[strspn(text, " \t\r\n")] == '{';
+    const char *unit = json_text_unit(text, length);
 
-    return (lines ? json_text_lines : json_text_items)(text, length, name, take, context);
+    return (unit && !strcmp(unit, "item") ? json_text_items : json_text_lines)(text, length, name, take, context);
 }
 
 int json_lines(const char *path, int (*take)(void *context, const struct json *value, int64_t line), void *context)

@@ -40,8 +40,8 @@ int json_text_items(const char *text, size_t length, const char *name,
                     int (*take)(void *context, const struct json *value, int64_t item), void *context);
 
 /* What is in a text of JSON documents, by its beginning: "line", an object on each line; "item", an array of objects;
- * NULL: something else. text ends with a zero byte. */
-const char *json_text_unit(const char *text);
+ * NULL: something else. */
+const char *json_text_unit(const char *text, size_t length);
 
 /* Those lines or items, whatever there are. */
 int json_text_documents(const char *text, size_t length, const char *name,

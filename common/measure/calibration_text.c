@@ -95,8 +95,8 @@ static int tokenize(struct calibration_text *text, const char *path, const struc
 {
     const char *name = file_input_name(path);
     const struct text *raw = &text->raw;
-    struct documents documents = {.options = options, .loader = loader, .name = name, .unit = json_text_unit(raw->data),
-                                  .ids = &text->ids};
+    struct documents documents = {.options = options, .loader = loader, .name = name,
+                                  .unit = json_text_unit(raw->data, raw->length), .ids = &text->ids};
     int rc = loader_tokenizer(loader, &documents.tokenizer);
 
     /* Without a seed, the first ones are all that is needed. */

@@ -163,14 +163,10 @@ int healing_open_log(struct healing *h)
     return EX_OK;
 }
 
-int healing_take(struct healing *h, const char *path, const struct json *position)
+void healing_take(struct healing *h, const struct json *position)
 {
-    h->window = json_as_int(json_at(position, "window"), -1);
-    if (h->window < 0)
-        return fail(EX_DATAERR, "'%s': no \"window\", the number of the next one", path);
     h->seconds = json_as_real(json_at(position, "seconds"), 0);
     h->log_bytes = most(json_as_int(json_at(position, "log_bytes"), 0), 0);
-    return EX_OK;
 }
 
 /* Whether a state of this number is of the block at hand. */
@@ -202,7 +198,7 @@ int healing_resume(struct healing *h)
         if (!is_of_block(h, step[i]))
             continue;
         path = healing_state_path(h, step[i]);
-        if (!(rc = snapshot_read(path, h->trainer, h->about, &position)) && !(rc = healing_take(h, path, position)))
+        if (!(rc = snapshot_read(path, h->trainer, h->about, &position)))
             healing_keep_state(h, step[i]);
         else if (rc == EX_DATAERR && !h->ranks->rank)
             unlink(path);                        /* it would take the place of a whole one */
@@ -214,6 +210,7 @@ int healing_resume(struct healing *h)
     if (rc && rc != EX_DATAERR)
         return rc;
     if (position) {
+        healing_take(h, position);
         if (h->block >= 0)
             note("block %lld goes on behind step %lld", (long long)h->block, (long long)h->trainer->step);
         else
@@ -229,7 +226,6 @@ struct json *healing_position(const struct healing *h)
 
     if (h->log_fd >= 0)
         fdatasync(h->log_fd);
-    json_put(position, "window", json_make_int(h->window));
     json_put(position, "seconds", json_make_number(h->seconds + clock_seconds() - h->start));
     json_put(position, "log_bytes", json_make_int(h->log_fd < 0 ? 0 : most(lseek(h->log_fd, 0, SEEK_CUR), 0)));
     return position;
@@ -305,7 +301,7 @@ static void show(struct healing *h, const struct stepped *s)
 /* Micro-batch number i of this rank's. */
 static int add_batch(struct healing *h, int64_t i)
 {
-    int64_t first = h->window + (h->ranks->rank * h->own_count + i) * h->own_batch;
+    int64_t first = h->trainer->step * h->batch * h->accumulate + (h->ranks->rank * h->own_count + i) * h->own_batch;
     struct micro_batch batch = training_text_batch(h->text, first, h->own_batch);
     int rc = h->logits ? teacher_logits_read(h->logits, h->text, first, h->own_batch) : EX_OK;
 
@@ -336,7 +332,6 @@ static int take_step(struct healing *h, struct stepped *stepped)
 
     if (rc || (rc = trainer_step(h->trainer, stepped)))
         return rc;
-    h->window += h->batch * h->accumulate;
     h->tokens += stepped->tokens;
     return EX_OK;
 }

@@ -29,7 +29,7 @@ struct healing {
 
     /* Private. */
     char *log_path;
-    int64_t window, tokens, first_step;          /* windows used; tokens since the start of this process; its step */
+    int64_t tokens, first_step;                  /* tokens since the start of this process; its step */
     int64_t log_bytes;           /* of the log at the state */
     double start, seconds;       /* seconds: of processes before */
     int64_t own_batch, own_count;                /* windows to a micro-batch of this rank, and how many of them to a

@@ -98,9 +98,9 @@ static int take_done(struct healing_blocks *b, const char *path, bool *taken)
     if (access(path, F_OK))
         return EX_OK;
     rc = snapshot_read_done(path, h->trainer, h->about, &position);
-    if (!rc && !b->started)
-        rc = healing_take(h, path, position);
     *taken = !rc;
+    if (!rc && !b->started)
+        healing_take(h, position);
     if (rc == EX_DATAERR)
         warn("block %lld is trained again", (long long)h->block);
     json_drop(position);
@@ -113,7 +113,6 @@ static int train(struct healing_blocks *b, const char *path)
     struct json *position;
     int rc;
 
-    h->window = 0;
     if ((rc = network_block(b->teacher, &b->teacher_loader, h->block)) || (rc = healing_resume(h)))
         return rc;
     if (!b->started && (rc = healing_open_log(h)))

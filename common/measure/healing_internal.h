@@ -28,9 +28,9 @@ int healing_open_log(struct healing *healing);
 /* All ranks go on from the newest whole state of the block, or of the model. */
 int healing_resume(struct healing *healing);
 
-/* Where it is, for states, and back there: EX_DATAERR where the state at path doesn't say. */
+/* Where it is, for states, and back there. */
 struct json *healing_position(const struct healing *healing);
-int healing_take(struct healing *healing, const char *path, const struct json *position);
+void healing_take(struct healing *healing, const struct json *position);
 
 /* Starts the clock and the progress line, and takes the steps that are left. */
 void healing_start(struct healing *healing);

@@ -145,7 +145,7 @@ static int take_line(void *context, const struct json *line, int64_t number)
 
 static int take_documents(struct reading *r, const struct text *raw)
 {
-    if (!(r->unit = json_text_unit(raw->data)))
+    if (!(r->unit = json_text_unit(raw->data, raw->length)))
         return add_plain(r, raw->data, raw->length, -1), EX_OK;
     r->documents = true;
     return json_text_documents(raw->data, raw->length, r->name, take_line, r);

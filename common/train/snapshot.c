@@ -229,7 +229,7 @@ static int check_about(const char *path, const struct json *tree, const struct d
 static int check_text(const char *path, const struct json *tree, const struct trainer *t, const struct json *about,
                       int64_t bytes, int parts)
 {
-    int64_t floats = parameters_count(t->parameters, ~0u);
+    int64_t floats = parameters_count(t->parameters, ~0u), step = json_as_int(json_at(tree, "step"), -1);
     int rc = check_about(path, tree, t->parameters->device, about);
 
     if (rc)
@@ -237,8 +237,11 @@ static int check_text(const char *path, const struct json *tree, const struct tr
     if (json_as_int(json_at(tree, "floats"), -1) != floats || bytes != floats * parts * (int64_t)sizeof(float))
         return fail(EX_DATAERR, "'%s': %lld bytes of numbers, expected those of %lld numbers%s", path,
                     (long long)bytes, (long long)floats, parts == ALL ? " and their moments" : "");
-    if (json_as_int(json_at(tree, "step"), -1) < 0 || json_as_int(json_at(tree, "updates"), -1) < 0)
-        return fail(EX_DATAERR, "'%s': no \"step\" and \"updates\"", path);
+    if (step < 0 || step > t->training.steps)
+        return fail(EX_DATAERR, "'%s': \"step\" is %lld, expected 0 to %lld", path, (long long)step,
+                    (long long)t->training.steps);
+    if (json_as_int(json_at(tree, "updates"), -1) < 0)
+        return fail(EX_DATAERR, "'%s': no \"updates\"", path);
     return EX_OK;
 }
 

@@ -89,7 +89,7 @@ block() {
         heal "$made/cut.tns" "$made/text" --teacher "$made/dense" --scope block --context 7 "${args[@]}" --work work -o out.tns \
             2>said 3>&- &
         pid=$!
-        sleep "0.$((RANDOM % 3))$((RANDOM % 10))"
+        sleep "0.0$((RANDOM % 10))"
         kill -KILL $pid 2>kill.said || true
         if wait $pid 2>wait.said; then
             finished=yes

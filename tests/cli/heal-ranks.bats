@@ -270,6 +270,8 @@ assert weights[0] > weights[1] > weights[2]'
         refuses 64 '--link needs --plan=N of several' plan $few --link 1M
     done
     needs_mpi
+    refuses 64 "--link is of ranks that aren't there" silent mpirun --allow-run-as-root --oversubscribe -n 2 heal made/cut.tns made/text \
+        --context 4 --batch 2 --plan=2 --link 1M
     mpirun --allow-run-as-root --oversubscribe -n 2 heal made/cut.tns made/text --context 4 --batch 2 --plan >plan.both
     grep '^ranks: 2, all here$' plan.both
     grep '^messages: .* (measured)' plan.both

@@ -57,6 +57,9 @@ pipelines/data/shakespeare.txt --teacher $R/smollm2/SmolLM2-135M-Instruct.Q4_1.g
     for sentence in smollm2-chi100-heal smollm2-t2-r8-heal smollm2-keep60-aware-heal granite-chi100-progressive-heal; do
         graph -n "$sentence" >/dev/null
     done
+    for options in '--loss ce' --loss=ce '--teacher-logits logits'; do
+        [ "$(graph -n stories-chi16-heal HEAL_OPTIONS="$options" | grep "'heal " | grep -c -- '--teacher ')" -eq 0 ]
+    done
     [ ! -e "$R" ]
 }
 
