@@ -83,23 +83,7 @@ block() {
     local args=(--batch 2 --accumulate 2 --steps 30 --checkpoint-every 2)
 
     block "${args[@]}" --work whole.work -o whole.tns
-    RANDOM=7
-    killed=0 finished=
-    for _ in {1..60}; do
-        heal "$made/cut.tns" "$made/text" --teacher "$made/dense" --scope block --context 7 "${args[@]}" --work work -o out.tns \
-            2>said 3>&- &
-        pid=$!
-        sleep "0.0$((RANDOM % 10))"
-        kill -KILL $pid 2>kill.said || true
-        if wait $pid 2>wait.said; then
-            finished=yes
-            break
-        fi
-        killed=$((killed + 1))
-        [ ! -e out.tns ] || cmp whole.tns out.tns
-        [ "$(find work -name 'checkpoint-*' | wc -l)" -le 3 ]
-    done
-    [ "$finished" ] || block "${args[@]}" --work work -o out.tns
+    killed_and_resumed heal "$made/cut.tns" "$made/text" --teacher "$made/dense" --scope block --context 7 "${args[@]}"
     echo "# killed $killed times" >&3
     cmp whole.tns out.tns
     [ "$killed" -gt 1 ]

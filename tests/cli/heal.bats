@@ -96,22 +96,7 @@ small() {
     local args=("$made/text" --teacher "$made/dense" --batch 2 --accumulate 2 --context 7 --steps 80 --checkpoint-every 2)
 
     heal -q "$made/cut.tns" "${args[@]}" --work whole.work -o whole.tns
-    RANDOM=7
-    killed=0 finished=
-    for _ in {1..60}; do
-        heal "$made/cut.tns" "${args[@]}" --work work -o out.tns 2>said 3>&- &
-        pid=$!
-        sleep "0.$((RANDOM % 3))$((RANDOM % 10))"
-        kill -KILL $pid 2>kill.said || true
-        if wait $pid 2>wait.said; then
-            finished=yes
-            break
-        fi
-        killed=$((killed + 1))
-        [ ! -e out.tns ] || cmp whole.tns out.tns
-        [ "$(find work -name 'checkpoint-*' | wc -l)" -le 3 ]
-    done
-    [ "$finished" ] || heal -q "$made/cut.tns" "${args[@]}" --work work -o out.tns
+    killed_and_resumed heal "$made/cut.tns" "${args[@]}"
     echo "# killed $killed times" >&3
     cmp whole.tns out.tns
     [ "$killed" -gt 1 ]

@@ -59,3 +59,32 @@ log_losses() {
 limits_space() {
     ! grep -q __asan_init "$(command -v "$1")" || skip 'address space cannot be limited under the sanitizers'
 }
+
+lines_of() {
+    if [ -e "$1" ]; then wc -l <"$1"; else echo 0; fi
+}
+
+# Kills HEAL... --work work -o out.tns at random moments and starts it anew, until it is done or was killed 60 times; then it
+# may finish. A moment is a number of steps, or right at the start: by the clock fast machines would be done before it. What
+# there is in between: no out.tns, or what whole.tns is, and three checkpoints at most. $killed counts.
+killed_and_resumed() {
+    local pid moment
+    RANDOM=7
+    killed=0
+    for _ in {1..60}; do
+        moment=$(($(lines_of work/log) + RANDOM % 24 - 4))
+        "$@" --work work -o out.tns 2>said 3>&- &
+        pid=$!
+        while kill -0 $pid 2>kill.said && [ "$(lines_of work/log)" -lt "$moment" ]; do
+            sleep 0.005
+        done
+        kill -KILL $pid 2>kill.said || true
+        if wait $pid 2>wait.said; then
+            return
+        fi
+        killed=$((killed + 1))
+        [ ! -e out.tns ] || cmp whole.tns out.tns
+        [ "$(find work -name 'checkpoint-*' | wc -l)" -le 3 ]
+    done
+    "$@" --work work -o out.tns
+}
